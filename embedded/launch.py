@@ -1,0 +1,36 @@
+"""Run as a script: becomes the given command, which the kernel will kill when the process that asked for it ends.
+
+Usage: launch.py PARENT_PID USER_ID GROUP_ID COMMAND... ("-" for the two ids keeps those of the caller). It imports the
+standard library only, and runs under `python -I -S`, so that it costs 20 to 50 ms. It exists because `preexec_fn` runs
+Python between fork and exec, which is unsafe (and, from Python 3.12 on, warned of) in a process with threads.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    parent_pid, user_id, group_id, *command = sys.argv[1:]
+    if user_id != "-":
+        os.setgroups([])
+        os.setgid(int(group_id))
+        os.setuid(int(user_id))
+    # An ignored signal or a blocked one would stay so in the server: Python ignores SIGPIPE, `&` in a shell SIGINT.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    if sys.platform == "linux":
+        # After the change of user, which clears it; exec keeps it.
+        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+            sys.exit(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
+        if os.getppid() != int(parent_pid):
+            sys.exit("the process that asked for this one has ended")
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main()

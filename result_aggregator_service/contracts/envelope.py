@@ -1,0 +1,30 @@
+"""The envelope around every message, in and out."""
+
+from typing import Generic, Literal, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from result_aggregator_service.contracts.fields import Text, Timestamp
+
+PayloadT = TypeVar("PayloadT", bound=BaseModel)
+
+
+class WireModel(BaseModel):
+    """A model of something on the wire. Unknown fields are ignored: producers add fields without asking."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+
+class Envelope(WireModel, Generic[PayloadT]):
+    """What every message says of itself. `event_type` equals the topic; `event_timestamp` is in UTC."""
+
+    event_id: UUID
+    event_type: Text
+    event_timestamp: Timestamp
+    source_service: Text
+    schema_version: Literal[1] = 1
+    correlation_id: UUID
+    data_schema_uri: str | None = None
+    data: PayloadT
+    metadata: dict[str, object] | None = None

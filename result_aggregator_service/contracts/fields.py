@@ -1,0 +1,115 @@
+"""Field types stricter than pydantic's defaults, so that whatever is kept fits its column and comes out as it went in.
+
+Pydantic reading JSON lets through NUL, NaN, 1e999, "5" or true for an int, and naive or numeric times.
+"""
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, GetPydanticSchema, JsonValue, StringConstraints
+from pydantic_core import PydanticCustomError, core_schema
+
+from result_aggregator_service.contracts.enums import FINAL_STATUSES, BatchStatus
+
+MAX_ID_LENGTH = 255
+MAX_JSON_DEPTH = 32
+_INT32_MAX = 2**31 - 1
+_INT64_MAX = 2**63 - 1
+_NO_NUL = r"^[^\x00]*$"
+# A day inside Python's range at both ends, so that a change of time zone cannot leave it.
+_EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
+_LATEST = datetime(9999, 12, 30, tzinfo=UTC)
+_ISO_TIME = r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:?\d{2})$"
+
+Text = Annotated[str, StringConstraints(strict=True, pattern=_NO_NUL)]
+"""Any text PostgreSQL can hold: no NUL. Lone surrogates do not survive decoding (see `consumer.decoder`)."""
+
+Id = Annotated[str, StringConstraints(strict=True, pattern=_NO_NUL, min_length=1, max_length=MAX_ID_LENGTH)]
+"""An identifier: 1 to 255 characters, no NUL."""
+
+Count = Annotated[int, Field(strict=True, ge=0, le=_INT32_MAX)]
+"""A count that an `integer` column holds."""
+
+Int32 = Annotated[int, Field(strict=True, ge=-(2**31), le=_INT32_MAX)]
+"""A whole number that an `integer` column holds."""
+
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A finite double."""
+
+
+def wire_time(value: datetime) -> str:
+    """The one text form of a time in what this service publishes and answers: UTC, microseconds, `Z`."""
+    return value.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def _utc(value: datetime) -> datetime:
+    return value.astimezone(UTC)
+
+
+def _timestamp_schema() -> core_schema.CoreSchema:
+    aware = core_schema.datetime_schema(tz_constraint="aware", ge=_EARLIEST, le=_LATEST)
+    text = core_schema.str_schema(strict=True, pattern=_ISO_TIME)
+    return core_schema.no_info_after_validator_function(
+        _utc,
+        core_schema.json_or_python_schema(
+            json_schema=core_schema.chain_schema([text, aware]),
+            python_schema=aware,
+        ),
+        serialization=core_schema.plain_serializer_function_ser_schema(
+            wire_time, return_schema=core_schema.str_schema(), when_used="json"
+        ),
+    )
+
+
+Timestamp = Annotated[datetime, GetPydanticSchema(lambda _source, _handler: _timestamp_schema())]
+"""On the wire an ISO 8601 time with offset; in UTC here; microseconds, further digits cut off."""
+
+
+def seconds_between(start: datetime, end: datetime) -> float:
+    """Seconds from `start` to `end`, never below zero: services' clocks differ, durations do not run backwards."""
+    return max((end - start) / timedelta(seconds=1), 0.0)
+
+
+def _check_storable(value: JsonValue, depth: int) -> None:
+    if depth > MAX_JSON_DEPTH:
+        raise PydanticCustomError("json_too_deep", "nested deeper than {limit} levels", {"limit": MAX_JSON_DEPTH})
+    if isinstance(value, dict):
+        for key, member in value.items():
+            _check_storable(key, depth)
+            _check_storable(member, depth + 1)
+    elif isinstance(value, list):
+        for member in value:
+            _check_storable(member, depth + 1)
+    elif isinstance(value, str):
+        if "\x00" in value:
+            raise PydanticCustomError("string_with_nul", "text holds a NUL or a lone surrogate")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise PydanticCustomError("finite_number", "number is not finite")
+    elif isinstance(value, int) and not -_INT64_MAX <= value <= _INT64_MAX:
+        raise PydanticCustomError("int_too_large", "whole number does not fit 64 bits")
+
+
+def _storable(value: Any) -> Any:
+    _check_storable(value, 1)
+    return value
+
+
+StorableJson = Annotated[JsonValue, AfterValidator(_storable)]
+"""Any JSON that a `jsonb` column takes and gives back: finite numbers, 64-bit integers, no NUL, bounded depth."""
+
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_storable)]
+"""The same, an object."""
+
+
+def _final(value: BatchStatus) -> BatchStatus:
+    if value not in FINAL_STATUSES:
+        raise PydanticCustomError(
+            "not_a_final_status", "'{status}' does not end a phase or pipeline", {"status": value.value}
+        )
+    return value
+
+
+FinalStatus = Annotated[BatchStatus, AfterValidator(_final)]
+"""One of the four statuses that end a phase or a pipeline."""

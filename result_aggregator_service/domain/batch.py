@@ -1,0 +1,335 @@
+"""What follows from a batch's facts: its essays' statuses, whether it is finished and how. Nothing here is stored
+but what these functions say of stored facets, so that the same facts always give the same answer.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from functools import cached_property
+
+from result_aggregator_service.contracts.enums import BatchStatus, Phase, ProcessingStage
+from result_aggregator_service.contracts.fields import seconds_between, wire_time
+from result_aggregator_service.domain.event import Clock
+from result_aggregator_service.domain.facets import (
+    AIFeedbackResult,
+    Assignment,
+    CJGrades,
+    CJResult,
+    CJVerdict,
+    ErrorDetail,
+    EssayFile,
+    NlpResult,
+    PhaseOutcome,
+    PipelineEnd,
+    Registration,
+    SpellcheckMetrics,
+    SpellcheckResult,
+)
+
+#: In which order a batch goes through the phases that essays have results in (specification, section 2).
+PHASE_ORDER = (Phase.SPELLCHECK, Phase.NLP, Phase.AI_FEEDBACK, Phase.CJ_ASSESSMENT)
+
+EssayResult = SpellcheckResult | CJResult | NlpResult | AIFeedbackResult
+
+
+@dataclass(frozen=True, slots=True)
+class EssayFacts:
+    """An essay's facets; those not needed for a decision may be left out when it is only to be decided."""
+
+    essay_id: str
+    batch_id: str | None
+    heard_at: datetime
+    started_at: datetime | None = None
+    file: EssayFile | None = None
+    spellcheck: SpellcheckResult | None = None
+    spellcheck_metrics: SpellcheckMetrics | None = None
+    cj: CJResult | None = None
+    cj_grades: CJGrades | None = None
+    nlp: NlpResult | None = None
+    ai_feedback: AIFeedbackResult | None = None
+
+    def result(self, phase: Phase) -> EssayResult | None:
+        """The essay's own result in a phase; `student_matching` has none."""
+        match phase:
+            case Phase.SPELLCHECK:
+                return self.spellcheck
+            case Phase.CJ_ASSESSMENT:
+                return self.cj
+            case Phase.NLP:
+                return self.nlp
+            case Phase.AI_FEEDBACK:
+                return self.ai_feedback
+            case Phase.STUDENT_MATCHING:
+                return None
+
+
+@dataclass(frozen=True)
+class BatchFacts:
+    """Everything known of a batch. `essays` holds its members, and any other essay its outcomes speak of."""
+
+    batch_id: str
+    heard_at: datetime
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    registration: Registration | None = None
+    assignment: Assignment | None = None
+    cj_verdict: CJVerdict | None = None
+    grace_horizon: Clock | None = None
+    anchor_ids: frozenset[str] = frozenset()
+    outcomes: Mapping[Phase, PhaseOutcome] = field(default_factory=dict)
+    pipeline_ends: Sequence[PipelineEnd] = ()
+    essays: Mapping[str, EssayFacts] = field(default_factory=dict)
+    has_results: bool = False  # known beforehand, where the essays are not loaded
+
+    @cached_property
+    def members(self) -> list[EssayFacts]:
+        """The batch's own essays, by id; anchors are never among them."""
+        return sorted(
+            (e for e in self.essays.values() if e.batch_id == self.batch_id and e.essay_id not in self.anchor_ids),
+            key=lambda essay: essay.essay_id,
+        )
+
+    def last_end(self) -> PipelineEnd | None:
+        """The end of the last pipeline, by clock."""
+        return max(self.pipeline_ends, key=lambda end: end.clock, default=None)
+
+    def ruling_end(self) -> PipelineEnd | None:
+        """The last pipeline's end, if no winning outcome is later than it: then it has the last word on the batch."""
+        end = self.last_end()
+        return end if end is not None and not self.outcomes_after(end) else None
+
+    def outcomes_after(self, end: PipelineEnd) -> list[PhaseOutcome]:
+        """The winning outcomes later than a pipeline's end: another run has begun."""
+        return [outcome for outcome in self.outcomes.values() if outcome.clock > end.clock]
+
+    def horizon(self) -> Clock | None:
+        """The latest clock among winning outcomes and pipeline ends; grace given at one horizon ends with the next."""
+        clocks = [outcome.clock for outcome in self.outcomes.values()] + [end.clock for end in self.pipeline_ends]
+        return max(clocks, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class EssayPhaseStatus:
+    """An essay's status in a phase, the time of the message that decided it, and why it failed."""
+
+    status: ProcessingStage
+    at: datetime
+    error: ErrorDetail | None
+
+
+class FinishedBy(StrEnum):
+    """What finished a batch."""
+
+    CRITICAL_PHASE = "critical_phase"
+    OUTCOMES = "outcomes"
+    PIPELINE = "pipeline"
+    GRACE = "grace"
+
+
+def known_phases(words: Iterable[str]) -> list[Phase]:
+    """The phases among some words, each once, in the words' order; other words are ignored."""
+    return list(dict.fromkeys(Phase(word) for word in words if word in set(Phase)))
+
+
+def phases_that_matter(batch: BatchFacts, expected_phases: Sequence[Phase]) -> list[Phase]:
+    """The phases that the batch has to go through to be finished, sorted by name."""
+    phases: set[Phase] = {phase for end in batch.pipeline_ends for phase in end.completed_phases}
+    if not phases and batch.registration is not None:
+        phases = set(known_phases(batch.registration.requested_pipelines or ()))
+    if not phases:
+        phases = set(expected_phases)
+    last_end = batch.last_end()
+    if last_end is not None:
+        phases |= {outcome.phase for outcome in batch.outcomes_after(last_end)}
+    return sorted(phases)
+
+
+def essay_status(batch: BatchFacts, essay: EssayFacts, phase: Phase) -> EssayPhaseStatus | None:
+    """An essay's status in a phase; None while nothing is known."""
+    own = essay.result(phase)
+    outcome = batch.outcomes.get(phase)
+    if (
+        outcome is not None
+        and essay.essay_id in outcome.failed_essay_ids
+        and (own is None or own.clock < outcome.clock)
+    ):
+        return EssayPhaseStatus(
+            ProcessingStage.FAILED, outcome.clock.at, _own_error(batch, own, phase) or _outcome_error(outcome)
+        )
+    if own is not None:
+        return EssayPhaseStatus(own.status, own.clock.at, _error_of(own))
+    if phase is Phase.CJ_ASSESSMENT and batch.cj_verdict is not None and batch.cj_verdict.error is not None:
+        return EssayPhaseStatus(ProcessingStage.FAILED, batch.cj_verdict.clock.at, batch.cj_verdict.error)
+    if phase is Phase.STUDENT_MATCHING and outcome is not None and essay.essay_id in outcome.processed_essay_ids:
+        return EssayPhaseStatus(ProcessingStage.COMPLETED, outcome.clock.at, None)
+    return None
+
+
+def _error_of(result: EssayResult | None) -> ErrorDetail | None:
+    return None if result is None or isinstance(result, NlpResult) else result.error
+
+
+def _own_error(batch: BatchFacts, own: EssayResult | None, phase: Phase) -> ErrorDetail | None:
+    if own is None and phase is Phase.CJ_ASSESSMENT and batch.cj_verdict is not None:
+        return batch.cj_verdict.error
+    return _error_of(own)
+
+
+def _outcome_error(outcome: PhaseOutcome) -> ErrorDetail:
+    return {
+        "error_code": "PHASE_OUTCOME_FAILED",
+        "message": f"listed as failed by the {outcome.phase} outcome {outcome.clock.event_id}",
+        "correlation_id": str(outcome.correlation_id),
+        "timestamp": wire_time(outcome.clock.at),
+        "service": outcome.source_service,
+        "operation": outcome.phase.value,
+        "details": {"outcome_event_id": str(outcome.clock.event_id)},
+    }
+
+
+def may_be_finished(batch: BatchFacts, expected_phases: Sequence[Phase]) -> bool:
+    """Whether it is worth while to look at the essays: False is certain, True is not. Needs no essays."""
+    matter = phases_that_matter(batch, expected_phases)
+    return (
+        batch.ruling_end() is not None
+        or (batch.grace_horizon is not None and batch.grace_horizon == batch.horizon())
+        or earliest_critical_outcome(batch, matter) is not None
+        or all(phase in batch.outcomes for phase in matter)
+    )
+
+
+def finished_by(batch: BatchFacts, expected_phases: Sequence[Phase]) -> FinishedBy | None:
+    """What finished the batch, the strongest reason first; None while it is not."""
+    matter = phases_that_matter(batch, expected_phases)
+    if earliest_critical_outcome(batch, matter) is not None:
+        return FinishedBy.CRITICAL_PHASE
+    if outcomes_and_results_are_in(batch, matter):
+        return FinishedBy.OUTCOMES
+    end = batch.ruling_end()
+    if end is not None and end.final_status in (BatchStatus.FAILED_CRITICALLY, BatchStatus.CANCELLED):
+        return FinishedBy.PIPELINE
+    if batch.grace_horizon is not None and batch.grace_horizon == batch.horizon():
+        return FinishedBy.GRACE
+    return None
+
+
+def earliest_critical_outcome(batch: BatchFacts, matter: Collection[Phase]) -> PhaseOutcome | None:
+    """The first, by clock, of the phases that matter to have failed critically."""
+    return min(
+        (
+            outcome
+            for outcome in batch.outcomes.values()
+            if outcome.phase in matter and outcome.status is BatchStatus.FAILED_CRITICALLY
+        ),
+        key=lambda outcome: outcome.clock,
+        default=None,
+    )
+
+
+def outcomes_and_results_are_in(batch: BatchFacts, matter: Collection[Phase]) -> bool:
+    """Whether each phase that matters has its outcome, and every essay listed there as processed its own result."""
+    if not all(phase in batch.outcomes for phase in matter):
+        return False
+    return all(
+        (essay := batch.essays.get(essay_id)) is not None and essay.result(phase) is not None
+        for phase in matter
+        if phase is not Phase.STUDENT_MATCHING
+        for essay_id in batch.outcomes[phase].processed_essay_ids - batch.anchor_ids
+    )
+
+
+def overall_status(batch: BatchFacts, expected_phases: Sequence[Phase]) -> BatchStatus:
+    """The batch's status. Needs the essays only where `may_be_finished` says so; else `has_results` will do."""
+    if finished_by(batch, expected_phases) is not None:
+        return _final_status(batch, expected_phases)
+    begun = (
+        batch.started_at is not None
+        or bool(batch.pipeline_ends)
+        or batch.has_results
+        or any(essay.started_at is not None for essay in batch.members)
+    )
+    return BatchStatus.PROCESSING_PIPELINES if begun else BatchStatus.AWAITING_CONTENT_VALIDATION
+
+
+def _final_status(batch: BatchFacts, expected_phases: Sequence[Phase]) -> BatchStatus:
+    end = batch.ruling_end()
+    if end is not None:
+        return end.final_status
+    matter = phases_that_matter(batch, expected_phases)
+    if earliest_critical_outcome(batch, matter) is not None:
+        return BatchStatus.FAILED_CRITICALLY
+    outcome_failed = any(
+        phase in batch.outcomes and batch.outcomes[phase].status is BatchStatus.COMPLETED_WITH_FAILURES
+        for phase in matter
+    )
+    if outcome_failed or EssayCounts.of(batch, matter).failed:
+        return BatchStatus.COMPLETED_WITH_FAILURES
+    return BatchStatus.COMPLETED_SUCCESSFULLY
+
+
+@dataclass(frozen=True, slots=True)
+class EssayCounts:
+    """Essays completed in every phase that matters, and essays failed in any of them."""
+
+    completed: int
+    failed: int
+
+    @classmethod
+    def of(cls, batch: BatchFacts, matter: Collection[Phase]) -> "EssayCounts":
+        """Count a batch's members."""
+        completed = failed = 0
+        for essay in batch.members:
+            stages = {status.status if (status := essay_status(batch, essay, phase)) else None for phase in matter}
+            if ProcessingStage.FAILED in stages:
+                failed += 1
+            elif stages == {ProcessingStage.COMPLETED}:
+                completed += 1
+        return cls(completed, failed)
+
+
+def error_count(batch: BatchFacts) -> int:
+    """Failed essay results of all phases, plus phases that failed critically."""
+    failed_results = sum(
+        status is not None and status.status is ProcessingStage.FAILED
+        for essay in batch.members
+        for status in (essay_status(batch, essay, phase) for phase in Phase)
+    )
+    return failed_results + sum(o.status is BatchStatus.FAILED_CRITICALLY for o in batch.outcomes.values())
+
+
+def current_phase(batch: BatchFacts, status: BatchStatus, expected_phases: Sequence[Phase]) -> Phase | None:
+    """While processing, the first phase that matters without an outcome."""
+    if status is not BatchStatus.PROCESSING_PIPELINES:
+        return None
+    matter = phases_that_matter(batch, expected_phases)
+    return next((phase for phase in PHASE_ORDER if phase in matter and phase not in batch.outcomes), None)
+
+
+def processing_started_at(batch: BatchFacts) -> datetime | None:
+    """The earliest outcome, CJ failure, or result of a member."""
+    times = [essay.started_at for essay in batch.members] + [batch.started_at]
+    return min((at for at in times if at is not None), default=None)
+
+
+def processing_completed_at(batch: BatchFacts) -> datetime | None:
+    """When a finished batch was done: the last pipeline's end, else the latest winning outcome."""
+    end = batch.last_end()
+    if end is not None:
+        return end.clock.at
+    return max((outcome.clock.at for outcome in batch.outcomes.values()), default=None)
+
+
+def last_updated(batch: BatchFacts) -> datetime:
+    """The latest message about the batch or its essays."""
+    return max([batch.heard_at, *(essay.heard_at for essay in batch.members)])
+
+
+def phase_durations(outcomes: Iterable[PhaseOutcome], created_at: datetime) -> dict[Phase, float]:
+    """Seconds each phase took: from the previous outcome by time, the first from `created_at`, to its own."""
+    durations: dict[Phase, float] = {}
+    previous = created_at
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.clock):
+        durations[outcome.phase] = seconds_between(previous, outcome.clock.at)
+        previous = outcome.clock.at
+    return durations

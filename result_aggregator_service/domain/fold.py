@@ -1,0 +1,419 @@
+"""The fold: what a set of messages says, each fact once. Any order, duplication or grouping gives the same facts.
+
+Every function below tells what one kind of message states; the table at the foot says which function is whose.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import JsonValue
+
+from result_aggregator_service.contracts import consumed
+from result_aggregator_service.contracts.enums import Phase, ProcessingStage
+from result_aggregator_service.contracts.fields import wire_time
+from result_aggregator_service.domain.event import Event
+from result_aggregator_service.domain.facets import (
+    AIFeedbackResult,
+    Assessment,
+    Assignment,
+    CJGrades,
+    CJResult,
+    CJVerdict,
+    ErrorDetail,
+    EssayFile,
+    Facet,
+    Listing,
+    NlpResult,
+    PhaseOutcome,
+    PipelineEnd,
+    Placement,
+    RankedEssayFact,
+    Registration,
+    SpellcheckMetrics,
+    SpellcheckResult,
+    later,
+)
+
+
+class Row:
+    """What is said of one batch or one essay: its facets, and the first and last times it was spoken of."""
+
+    __slots__ = ("facets", "heard_at", "started_at")
+
+    def __init__(self) -> None:
+        self.facets: dict[type[Facet], Facet] = {}
+        self.heard_at: datetime | None = None
+        self.started_at: datetime | None = None
+
+    def state(self, facet: Facet) -> None:
+        """A message states a facet."""
+        self.facets[type(facet)] = later(self.facets.get(type(facet)), facet)
+
+    def heard(self, at: datetime) -> None:
+        """A message speaks of it."""
+        self.heard_at = at if self.heard_at is None else max(self.heard_at, at)
+
+    def started(self, at: datetime) -> None:
+        """A message is a result of processing it."""
+        self.started_at = at if self.started_at is None else min(self.started_at, at)
+
+
+class BatchRow(Row):
+    """The same of a batch, which also has a birth and knows its anchors."""
+
+    __slots__ = ("anchor_ids", "created_at")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.created_at: datetime | None = None
+        self.anchor_ids: set[str] = set()
+
+    def created(self, at: datetime) -> None:
+        """A registration speaks of it."""
+        self.created_at = at if self.created_at is None else min(self.created_at, at)
+
+
+class Facts:
+    """What a set of messages says."""
+
+    def __init__(self) -> None:
+        self.batches: dict[str, BatchRow] = {}
+        self.essays: dict[str, Row] = {}
+        self.outcomes: dict[tuple[str, Phase], PhaseOutcome] = {}
+        self.pipeline_ends: dict[UUID, PipelineEnd] = {}
+        self.assessments: dict[tuple[str, str], Assessment] = {}
+
+    def batch(self, batch_id: str, event: Event) -> BatchRow:
+        """The batch, of which `event` speaks."""
+        row = self.batches.get(batch_id)
+        if row is None:
+            row = self.batches[batch_id] = BatchRow()
+        row.heard(event.clock.at)
+        return row
+
+    def essay(self, essay_id: str, event: Event, *, batch_id: str | None = None) -> Row:
+        """The essay, of which `event` speaks and which it places into `batch_id`, if it names one."""
+        row = self.essays.get(essay_id)
+        if row is None:
+            row = self.essays[essay_id] = Row()
+        row.heard(event.clock.at)
+        if batch_id is not None:
+            row.state(Placement(event.clock, batch_id))
+        return row
+
+
+def fold(events: Iterable[Event], into: Facts | None = None) -> Facts:
+    """Fold events into `into` (a new `Facts` if None) and return it."""
+    facts = Facts() if into is None else into
+    for event in events:
+        FOLDS[type(event.payload)](facts, event, event.payload)
+    return facts
+
+
+def fold_registration(facts: Facts, event: Event, payload: consumed.BatchEssaysRegistered) -> None:
+    batch = facts.batch(payload.entity_id, event)
+    batch.created(event.clock.at)
+    batch.state(
+        Registration(
+            event.clock,
+            user_id=payload.user_id,
+            class_id=payload.class_id,
+            org_id=payload.org_id,
+            course_code=payload.course_code,
+            expected_essay_count=payload.expected_essay_count,
+            essay_ids=payload.essay_ids,
+            student_prompt_ref=payload.student_prompt_ref,
+            requested_pipelines=payload.requested_pipelines,
+        )
+    )
+    for essay_id in payload.essay_ids:
+        facts.essay(essay_id, event).state(Listing(event.clock, payload.entity_id))
+
+
+def fold_slot(facts: Facts, event: Event, payload: consumed.EssaySlotAssigned) -> None:
+    facts.batch(payload.batch_id, event)
+    facts.essay(payload.essay_id, event, batch_id=payload.batch_id).state(
+        EssayFile(
+            event.clock,
+            upload_id=payload.file_upload_id,
+            text_storage_id=payload.text_storage_id,
+            name=payload.original_file_name,
+        )
+    )
+
+
+def fold_phase_outcome(facts: Facts, event: Event, payload: consumed.BatchPhaseOutcome) -> None:
+    facts.batch(payload.batch_id, event).started(event.clock.at)
+    processed = frozenset(essay.essay_id for essay in payload.processed_essays)
+    failed = frozenset(payload.failed_essay_ids)
+    key = (payload.batch_id, payload.phase_name)
+    facts.outcomes[key] = later(
+        facts.outcomes.get(key),
+        PhaseOutcome(
+            event.clock,
+            batch_id=payload.batch_id,
+            phase=payload.phase_name,
+            status=payload.phase_status,
+            processed_essay_ids=processed,
+            failed_essay_ids=failed,
+            source_service=event.source_service,
+            correlation_id=event.correlation_id,
+            traceparent=event.traceparent,
+        ),
+    )
+    for essay_id in processed | failed:
+        facts.essay(essay_id, event, batch_id=payload.batch_id)
+
+
+def fold_spellcheck_completed(facts: Facts, event: Event, payload: consumed.SpellcheckCompleted) -> None:
+    storage = payload.storage_metadata
+    _spellcheck(
+        facts,
+        event,
+        payload,
+        essay_id=payload.system_metadata.entity_id,
+        batch_id=payload.system_metadata.parent_id,
+        corrected_text=storage.storage_id("corrected_text") if storage else None,
+    )
+
+
+def fold_spellcheck_result(facts: Facts, event: Event, payload: consumed.SpellcheckResult) -> None:
+    essay = _spellcheck(
+        facts,
+        event,
+        payload,
+        essay_id=payload.entity_id,
+        batch_id=payload.batch_id,
+        corrected_text=payload.corrected_text_storage_id,
+    )
+    metrics = payload.correction_metrics
+    essay.state(
+        SpellcheckMetrics(
+            event.clock,
+            values={
+                **(metrics.model_dump() if metrics else {}),
+                "processing_duration_ms": payload.processing_duration_ms,
+                "processor_version": payload.processor_version,
+            },
+        )
+    )
+
+
+def _spellcheck(
+    facts: Facts,
+    event: Event,
+    payload: consumed.SpellcheckCompleted | consumed.SpellcheckResult,
+    *,
+    essay_id: str,
+    batch_id: str | None,
+    corrected_text: str | None,
+) -> Row:
+    """What both forms of a spell check message say."""
+    if batch_id is not None:
+        facts.batch(batch_id, event)
+    essay = facts.essay(essay_id, event, batch_id=batch_id)
+    essay.started(event.clock.at)
+    status = stage(payload.status)
+    succeeded = status is ProcessingStage.COMPLETED
+    essay.state(
+        SpellcheckResult(
+            event.clock,
+            status=status,
+            correction_count=payload.corrections_made if succeeded else None,
+            corrected_text_storage_id=corrected_text if succeeded else None,
+            error=None if succeeded else error_detail(event, Phase.SPELLCHECK, payload.system_metadata.error_info),
+        )
+    )
+    return essay
+
+
+def fold_cj_completed(facts: Facts, event: Event, payload: consumed.CJAssessmentCompleted) -> None:
+    batch_id = payload.entity_id
+    facts.batch(batch_id, event).state(CJVerdict(event.clock, error=None))
+    # A ranking places no essay: an id that only rankings name is an anchor's (specification, section 2).
+    rankings = [ranking for ranking in payload.rankings or () if ranking.rank is not None or ranking.score is not None]
+    for ranking in rankings:
+        essay = facts.essay(ranking.els_essay_id, event)
+        essay.started(event.clock.at)
+        essay.state(CJResult(event.clock, ProcessingStage.COMPLETED, ranking.rank, ranking.score, error=None))
+    if rankings:
+        _assessment(
+            facts,
+            event,
+            batch_id,
+            payload.cj_assessment_job_id,
+            graded=False,
+            rankings=[RankedEssayFact(r.els_essay_id, r.rank, r.score) for r in rankings],
+        )
+    if payload.processing_summary is not None:
+        for essay_id in payload.processing_summary.successful_essay_ids:
+            facts.essay(essay_id, event, batch_id=batch_id)
+        for essay_id in payload.processing_summary.failed_essay_ids:
+            essay = facts.essay(essay_id, event, batch_id=batch_id)
+            essay.started(event.clock.at)
+            error = error_detail(
+                event,
+                Phase.CJ_ASSESSMENT,
+                consumed.ErrorInfo(
+                    error_code="CJ_ASSESSMENT_FAILED",
+                    error_message=f"CJ assessment job {payload.cj_assessment_job_id} failed for this essay",
+                ),
+            )
+            essay.state(CJResult(event.clock, ProcessingStage.FAILED, None, None, error))
+
+
+def fold_cj_failed(facts: Facts, event: Event, payload: consumed.CJAssessmentFailed) -> None:
+    batch = facts.batch(payload.entity_id, event)
+    batch.started(event.clock.at)
+    batch.state(
+        CJVerdict(event.clock, error=error_detail(event, Phase.CJ_ASSESSMENT, payload.system_metadata.error_info))
+    )
+
+
+def fold_assessment_result(facts: Facts, event: Event, payload: consumed.AssessmentResult) -> None:
+    batch_id = payload.batch_id
+    batch = facts.batch(batch_id, event)
+    batch.state(CJVerdict(event.clock, error=None))
+    batch.state(Assignment(event.clock, payload.assignment_id))
+    metadata = payload.assessment_metadata
+    rankings = []
+    for result in payload.essay_results:
+        if result.is_anchor:
+            batch.anchor_ids.add(result.essay_id)
+            continue
+        essay = facts.essay(result.essay_id, event, batch_id=batch_id)
+        if result.rank is not None or result.bt_score is not None:
+            essay.started(event.clock.at)
+            essay.state(CJResult(event.clock, ProcessingStage.COMPLETED, result.rank, result.bt_score, error=None))
+            rankings.append(
+                RankedEssayFact(
+                    result.essay_id,
+                    result.rank,
+                    result.bt_score,
+                    result.letter_grade,
+                    result.confidence_score,
+                    result.confidence_label,
+                )
+            )
+        essay.state(
+            CJGrades(
+                event.clock,
+                letter_grade=result.letter_grade,
+                normalized_score=result.normalized_score,
+                confidence_score=result.confidence_score,
+                confidence_label=result.confidence_label,
+                comparison_count=metadata.comparison_count if metadata else None,
+            )
+        )
+    if rankings:
+        _assessment(facts, event, batch_id, payload.cj_assessment_job_id, graded=True, rankings=rankings)
+
+
+def _assessment(
+    facts: Facts, event: Event, batch_id: str, job_id: str, *, graded: bool, rankings: list[RankedEssayFact]
+) -> None:
+    """The first of the two forms to be folded is the one that is announced."""
+    facts.assessments.setdefault(
+        (batch_id, job_id),
+        Assessment(event.clock.at, batch_id, job_id, graded, rankings, event.correlation_id, event.traceparent),
+    )
+
+
+def fold_pipeline_completed(facts: Facts, event: Event, payload: consumed.BatchPipelineCompleted) -> None:
+    facts.batch(payload.batch_id, event)
+    facts.pipeline_ends[event.clock.event_id] = PipelineEnd(
+        event.clock,
+        batch_id=payload.batch_id,
+        completed_phases=payload.completed_phases,
+        final_status=payload.final_status,
+        successful_essay_count=payload.successful_essay_count,
+        failed_essay_count=payload.failed_essay_count,
+        processing_duration_seconds=payload.processing_duration_seconds,
+        correlation_id=event.correlation_id,
+        traceparent=event.traceparent,
+    )
+
+
+def fold_nlp_completed(facts: Facts, event: Event, payload: consumed.EssayNlpCompleted) -> None:
+    batch_id = payload.parent_id
+    if batch_id is None and payload.processing_metadata is not None:
+        batch_id = payload.processing_metadata.batch_id
+    if batch_id is not None:
+        facts.batch(batch_id, event)
+    essay = facts.essay(payload.essay_id, event, batch_id=batch_id)
+    essay.started(event.clock.at)
+    metrics = payload.nlp_metrics
+    errors = payload.grammar_analysis.error_count if payload.grammar_analysis else None
+    essay.state(
+        NlpResult(
+            event.clock,
+            status=ProcessingStage.COMPLETED,
+            lexical_diversity_score=metrics.mtld_score,
+            cohesion_score=metrics.first_order_coherence,
+            grammatical_error_rate=100.0 * errors / metrics.word_count
+            if errors is not None and metrics.word_count
+            else None,
+            metrics=metrics.model_dump(exclude_unset=True),
+        )
+    )
+
+
+def fold_ai_feedback(facts: Facts, event: Event, payload: consumed.AIFeedbackResult) -> None:
+    batch_id = payload.system_metadata.parent_id
+    if batch_id is not None:
+        facts.batch(batch_id, event)
+    essay = facts.essay(payload.system_metadata.entity_id, event, batch_id=batch_id)
+    essay.started(event.clock.at)
+    status = stage(payload.status)
+    succeeded = status is ProcessingStage.COMPLETED
+    details: dict[str, JsonValue] | None = None
+    if succeeded and (payload.feedback_details is not None or payload.additional_metrics is not None):
+        details = {**(payload.feedback_details or {}), "additional_metrics": payload.additional_metrics}
+    essay.state(
+        AIFeedbackResult(
+            event.clock,
+            status=status,
+            storage_id=payload.feedback_content_storage_id if succeeded else None,
+            details=details,
+            error=None if succeeded else error_detail(event, Phase.AI_FEEDBACK, payload.system_metadata.error_info),
+        )
+    )
+
+
+def stage(status: str) -> ProcessingStage:
+    """An essay-level status counts as completed when it holds "success" in any case, else failed."""
+    return ProcessingStage.COMPLETED if "success" in status.lower() else ProcessingStage.FAILED
+
+
+def error_detail(event: Event, phase: Phase, info: consumed.ErrorInfo | None) -> ErrorDetail:
+    """The structured error of a failure told by `event`; code and message from `info` where it has them."""
+    info = info or consumed.ErrorInfo()
+    details: dict[str, JsonValue] = dict(info.context or {})
+    if info.error_type is not None:
+        details["error_type"] = info.error_type
+    return {
+        "error_code": info.error_code or f"{phase.upper()}_FAILED",
+        "message": info.error_message or f"{phase} failed; {event.source_service} gave no reason",
+        "correlation_id": str(event.correlation_id),
+        "timestamp": wire_time(event.clock.at),
+        "service": event.source_service,
+        "operation": phase.value,
+        "details": details,
+    }
+
+
+FOLDS: dict[type, Callable[[Facts, Event, Any], None]] = {
+    consumed.BatchEssaysRegistered: fold_registration,
+    consumed.EssaySlotAssigned: fold_slot,
+    consumed.BatchPhaseOutcome: fold_phase_outcome,
+    consumed.SpellcheckCompleted: fold_spellcheck_completed,
+    consumed.SpellcheckResult: fold_spellcheck_result,
+    consumed.CJAssessmentCompleted: fold_cj_completed,
+    consumed.CJAssessmentFailed: fold_cj_failed,
+    consumed.AssessmentResult: fold_assessment_result,
+    consumed.BatchPipelineCompleted: fold_pipeline_completed,
+    consumed.EssayNlpCompleted: fold_nlp_completed,
+    consumed.AIFeedbackResult: fold_ai_feedback,
+}

@@ -1,0 +1,118 @@
+"""Every metric of the service. Label values are bounded: never an id, never a raw path."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class Metrics:
+    """One registry with everything in it; made once for each process (or test)."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry = registry or CollectorRegistry()
+
+        # the API
+        self.api_requests = Counter(
+            "ras_api_requests", "Requests answered.", ["endpoint", "method", "status_code"], registry=registry
+        )
+        self.api_request_duration = Histogram(
+            "ras_api_request_duration_seconds",
+            "Time to answer a request.",
+            ["endpoint", "method"],
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.api_errors = Counter(
+            "ras_api_errors", "Requests answered with an error.", ["endpoint", "error_type"], registry=registry
+        )
+
+        # the consumer
+        self.messages_processed = Counter(
+            "ras_messages_processed",
+            "Messages handled: folded, duplicate or quarantined.",
+            ["topic", "result"],
+            registry=registry,
+        )
+        self.message_processing_duration = Histogram(
+            "ras_message_processing_duration_seconds",
+            "Time from a poll's arrival to its commit, for the whole poll.",
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.poll_records = Histogram(
+            "ras_poll_records", "Messages in a poll.", buckets=(1, 5, 10, 50, 100, 250, 500, 1000), registry=registry
+        )
+        self.invalid_messages = Counter(
+            "ras_invalid_messages", "Messages put into quarantine.", ["topic", "error_type"], registry=registry
+        )
+        self.consumer_errors = Counter(
+            "ras_consumer_errors", "Polls that have to be tried again, and rebalances that cost one.", registry=registry
+        )
+        self.consumer_lag = Gauge(
+            "ras_consumer_lag",
+            "Messages not yet folded, of assigned partitions.",
+            ["topic", "partition"],
+            registry=registry,
+        )
+        self.quarantine_size = Gauge("ras_quarantine_size", "Messages in quarantine.", registry=registry)
+
+        # the read model
+        self.batches_aggregated = Counter("ras_batches_aggregated", "Batches that became finished.", registry=registry)
+        self.essays_aggregated = Counter(
+            "ras_essays_aggregated", "Essay results folded, by phase.", ["phase"], registry=registry
+        )
+        self.db_operations = Counter(
+            "ras_db_operations", "Units of work on PostgreSQL.", ["operation", "status"], registry=registry
+        )
+        self.db_operation_duration = Histogram(
+            "ras_db_operation_duration_seconds",
+            "Time of a unit of work on PostgreSQL.",
+            ["operation"],
+            buckets=_FAST,
+            registry=registry,
+        )
+
+        # the cache
+        self.cache_hits = Counter("ras_cache_hits", "Answers from the cache.", ["cache_type"], registry=registry)
+        self.cache_misses = Counter(
+            "ras_cache_misses", "Answers that had to be made.", ["cache_type"], registry=registry
+        )
+        self.cache_errors = Counter(
+            "ras_cache_errors", "Calls to Redis that failed or took too long.", ["operation"], registry=registry
+        )
+        self.pending_invalidations = Gauge(
+            "ras_pending_invalidations", "Invalidations that Redis has not taken yet.", registry=registry
+        )
+
+        # the outbox
+        self.events_published = Counter(
+            "ras_events_published", "Sends of outbox rows.", ["topic", "result"], registry=registry
+        )
+        self.outbox_depth = Gauge(
+            "ras_outbox_depth", "Outbox rows not yet published, parked ones included.", registry=registry
+        )
+        self.outbox_parked = Gauge("ras_outbox_parked", "Outbox rows given up after their attempts.", registry=registry)
+        self.outbox_oldest_age = Gauge(
+            "ras_outbox_oldest_unpublished_age_seconds", "Age of the oldest unpublished outbox row.", registry=registry
+        )
+        self.outbox_publish_delay = Histogram(
+            "ras_outbox_commit_to_ack_seconds",
+            "Time from an outbox row's making to Kafka's acknowledgement.",
+            buckets=_SLOW,
+            registry=registry,
+        )
+        self.relay_active = Gauge(
+            "ras_outbox_relay_active", "1 on the replica whose relay publishes.", registry=registry
+        )
+        self.notification_projections = Counter(
+            "ras_notification_projections", "Notifications projected from announcements.", ["result"], registry=registry
+        )
+
+        # the process
+        self.circuit_breaker_state = Gauge(
+            "ras_circuit_breaker_state", "0 closed, 1 half open, 2 open.", ["breaker"], registry=registry
+        )
+        self.task_deaths = Counter(
+            "ras_background_task_deaths", "Background tasks that died.", ["task"], registry=registry
+        )

@@ -1,0 +1,78 @@
+"""Connections to PostgreSQL. A session that may write is another type than one that may only read one snapshot."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NewType
+
+import asyncpg
+import orjson
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from result_aggregator_service.settings import Settings
+
+WriteSession = NewType("WriteSession", AsyncSession)
+"""A session inside the one transaction of a unit of work; whoever is handed it neither begins nor commits."""
+
+ReadSession = NewType("ReadSession", AsyncSession)
+"""A session inside a read-only transaction that sees one snapshot throughout."""
+
+
+def create_engine(settings: Settings) -> AsyncEngine:
+    """The pool. Statements that outlive `DATABASE_COMMAND_TIMEOUT_SECONDS` fail; a connection is tried before use."""
+    connect_args: dict[str, object] = {
+        "timeout": 5,
+        "command_timeout": settings.database_command_timeout_seconds,
+        "server_settings": {"application_name": settings.service_name},
+    }
+    if tls := settings.postgres_ssl():
+        connect_args["ssl"] = tls
+    return create_async_engine(
+        settings.postgres_url,
+        pool_size=settings.database_pool_size,
+        max_overflow=settings.database_max_overflow,
+        pool_timeout=5,
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
+        connect_args=connect_args,
+    )
+
+
+class Database:
+    """Opens units of work, for writing and for reading."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self._write = async_sessionmaker(engine, expire_on_commit=False)
+        self._read = async_sessionmaker(
+            engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True),
+            expire_on_commit=False,
+        )
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[WriteSession]:
+        """One transaction: committed at the end of the block, rolled back if it raises."""
+        async with self._write() as session, session.begin():
+            yield WriteSession(session)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[ReadSession]:
+        """One read-only transaction: everything read in the block is of one moment."""
+        async with self._read() as session, session.begin():
+            yield ReadSession(session)
+
+
+async def connect_directly(settings: Settings) -> asyncpg.Connection:
+    """A connection of its own, kept: for LISTEN and session advisory locks, past any transaction-pooling proxy."""
+    url = settings.postgres_direct_url.set(drivername="postgresql")
+    query = dict(url.query)
+    if "ssl" in query:
+        query["sslmode"] = query.pop("ssl")
+    return await asyncpg.connect(
+        url.set(query=query).render_as_string(hide_password=False),
+        ssl=settings.postgres_ssl(),
+        timeout=5,
+        command_timeout=settings.database_command_timeout_seconds,
+        server_settings={"application_name": f"{settings.service_name} (direct)"},
+    )

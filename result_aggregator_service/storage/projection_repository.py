@@ -1,0 +1,510 @@
+"""Writes what a poll says into the read model, and reads back what decides. Takes a session; never commits.
+
+Order of locks, the same for every replica: batches by id, then essays by id. Every batch whose answer may change is
+locked by the time it is judged, and is named in what `store` returns.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+from sqlalchemy import Row as SqlRow
+from sqlalchemy import any_, bindparam, exists, select, text
+
+from result_aggregator_service.contracts.enums import BatchStatus, Phase
+from result_aggregator_service.domain.announcements import assessment_id
+from result_aggregator_service.domain.batch import BatchFacts, EssayFacts
+from result_aggregator_service.domain.event import Clock
+from result_aggregator_service.domain.facets import (
+    BATCH_FACETS,
+    ESSAY_FACETS,
+    AIFeedbackResult,
+    Assessment,
+    Assignment,
+    CJGrades,
+    CJResult,
+    CJVerdict,
+    Columns,
+    EssayFile,
+    NlpResult,
+    PhaseOutcome,
+    PipelineEnd,
+    RankedEssayFact,
+    Registration,
+    SpellcheckMetrics,
+    SpellcheckResult,
+)
+from result_aggregator_service.domain.fold import Facts
+from result_aggregator_service.storage.engine import ReadSession, WriteSession
+from result_aggregator_service.storage.tables import (
+    announcements,
+    batch_results,
+    cj_assessments,
+    essay_results,
+    phase_outcomes,
+    pipeline_ends,
+)
+from result_aggregator_service.storage.upserts import recordset, replace_when_later, rows_parameter, upsert
+
+_BATCH_COLUMNS = (
+    "batch_id",
+    "heard_at",
+    "created_at",
+    "started_at",
+    *(column for facet in BATCH_FACETS for column in facet.columns()),
+)
+# First every batch that is spoken of is locked, and made if need be; its owner is returned as it was before this poll.
+_LOCK_OR_MAKE = upsert(
+    batch_results,
+    ("batch_id", "heard_at"),
+    key=["batch_id"],
+    assignments=["heard_at = greatest(t.heard_at, excluded.heard_at)"],
+    returning="batch_id, user_id",
+)
+_LOCK = text(
+    "SELECT batch_id, user_id FROM batch_results WHERE batch_id = ANY(:batch_ids) ORDER BY batch_id FOR UPDATE"
+)
+_UPSERT_BATCHES = upsert(
+    batch_results,
+    _BATCH_COLUMNS,
+    key=["batch_id"],
+    assignments=[
+        "created_at = least(t.created_at, excluded.created_at)",
+        "started_at = least(t.started_at, excluded.started_at)",
+        *replace_when_later(BATCH_FACETS),
+    ],
+)
+_ADD_ANCHORS = text(
+    "UPDATE batch_results b SET anchor_ids = (SELECT jsonb_agg(DISTINCT a ORDER BY a) FROM "
+    "jsonb_array_elements(b.anchor_ids || CAST(:anchor_ids AS jsonb)) AS a) WHERE batch_id = :batch_id"
+)
+
+_ESSAY_COLUMNS = (
+    "essay_id",
+    "batch_id",
+    "heard_at",
+    "started_at",
+    *(column for facet in ESSAY_FACETS for column in facet.columns()),
+)
+# A new essay is in the batch that is first named. Whether one that is there moves is settled afterwards (`_settle`).
+_UPSERT_ESSAYS = upsert(
+    essay_results,
+    _ESSAY_COLUMNS,
+    key=["essay_id"],
+    assignments=[
+        "heard_at = greatest(t.heard_at, excluded.heard_at)",
+        "started_at = least(t.started_at, excluded.started_at)",
+        *replace_when_later(ESSAY_FACETS),
+    ],
+    returning="essay_id, batch_id, placed_batch_id, listed_batch_id",
+)
+_SETTLE = text(
+    """
+    WITH settled AS (
+        SELECT e.essay_id, e.batch_id AS left_batch_id,
+               CASE WHEN b.batch_id IS NOT NULL
+                         AND (e.placed_at IS NULL
+                              OR (e.placed_at, e.placed_event_id) < (e.listed_at, e.listed_event_id))
+                    THEN e.listed_batch_id ELSE e.placed_batch_id END AS batch_id
+        FROM essay_results e
+        LEFT JOIN batch_results b
+               ON b.batch_id = e.listed_batch_id AND b.registration_event_id = e.listed_event_id
+        WHERE e.essay_id = ANY(:essay_ids)
+    )
+    UPDATE essay_results e SET batch_id = s.batch_id FROM settled s
+    WHERE e.essay_id = s.essay_id AND e.batch_id IS DISTINCT FROM s.batch_id
+    RETURNING s.left_batch_id, s.batch_id
+    """
+)
+_NO_LONGER_LISTED = text(
+    """
+    SELECT e.essay_id FROM essay_results e JOIN batch_results b ON b.batch_id = e.listed_batch_id
+    WHERE e.listed_batch_id = ANY(:batch_ids) AND e.listed_event_id <> b.registration_event_id
+      AND e.batch_id IS NOT NULL
+    """
+)
+
+_OUTCOME_COLUMNS = tuple(column.name for column in phase_outcomes.columns)
+_UPSERT_OUTCOMES = upsert(
+    phase_outcomes,
+    _OUTCOME_COLUMNS,
+    key=["batch_id", "phase"],
+    assignments=[f"{c} = excluded.{c}" for c in _OUTCOME_COLUMNS if c not in ("batch_id", "phase")],
+    where="(t.outcome_at, t.outcome_event_id) < (excluded.outcome_at, excluded.outcome_event_id)",
+)
+_END_COLUMNS = tuple(column.name for column in pipeline_ends.columns)
+_INSERT_ENDS = text(
+    f"INSERT INTO pipeline_ends ({', '.join(_END_COLUMNS)}) SELECT * FROM {recordset(pipeline_ends, _END_COLUMNS)} "
+    "ORDER BY event_id ON CONFLICT DO NOTHING"
+)
+_ASSESSMENT_COLUMNS = tuple(column.name for column in cj_assessments.columns)
+_INSERT_ASSESSMENTS = text(
+    f"INSERT INTO cj_assessments ({', '.join(_ASSESSMENT_COLUMNS)}) "
+    f"SELECT * FROM {recordset(cj_assessments, _ASSESSMENT_COLUMNS)} ORDER BY batch_id, job_id ON CONFLICT DO NOTHING"
+)
+_UNANNOUNCED_ASSESSMENTS = (
+    select(cj_assessments)
+    .where(cj_assessments.c.batch_id == any_(bindparam("batch_ids")))
+    .where(~exists().where(announcements.c.event_id == cj_assessments.c.announcement_id))
+    .order_by(cj_assessments.c.batch_id, cj_assessments.c.job_id)
+)
+_BATCHES_WITH_RESULTS = text(
+    """
+    SELECT b.batch_id FROM batch_results b
+    WHERE b.batch_id = ANY(:batch_ids) AND EXISTS (
+        SELECT FROM essay_results e
+        WHERE e.batch_id = b.batch_id AND e.started_at IS NOT NULL AND NOT jsonb_exists(b.anchor_ids, e.essay_id))
+    """
+)
+_JUDGED_COLUMNS = (
+    "batch_id",
+    "overall_status",
+    "horizon_at",
+    "horizon_event_id",
+    "grace_horizon_at",
+    "grace_horizon_event_id",
+    "grace_due",
+)
+_SAVE_JUDGEMENTS = text(
+    f"UPDATE batch_results b SET {', '.join(f'{c} = r.{c}' for c in _JUDGED_COLUMNS[1:])} "
+    f"FROM {recordset(batch_results, _JUDGED_COLUMNS)} WHERE b.batch_id = r.batch_id"
+)
+_CAUGHT_UP_SECONDS = text("SELECT caught_up_seconds FROM service_state")
+_OWNERS = text("SELECT batch_id, user_id FROM batch_results WHERE batch_id = ANY(:batch_ids)")
+_BATCHES_OF_ESSAYS = text(
+    "SELECT DISTINCT batch_id FROM essay_results WHERE essay_id = ANY(:essay_ids) AND batch_id IS NOT NULL"
+)
+
+
+@dataclass
+class Touched:
+    """Batches whose answers may have changed, and the users whose lists show them or showed them."""
+
+    batch_ids: set[str] = field(default_factory=set)
+    user_ids: set[str] = field(default_factory=set)
+
+    def add(self, rows: Iterable[SqlRow[Any]]) -> None:
+        """Add rows of batch_id and user_id."""
+        for row in rows:
+            self.batch_ids.add(row.batch_id)
+            if row.user_id is not None:
+                self.user_ids.add(row.user_id)
+
+    def merge(self, other: "Touched") -> None:
+        """Add all that another names."""
+        self.batch_ids |= other.batch_ids
+        self.user_ids |= other.user_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is derived of a batch at each change: its status, and when its grace runs out (caught-up seconds)."""
+
+    batch_id: str
+    overall_status: BatchStatus
+    horizon: Clock | None
+    grace_horizon: Clock | None
+    grace_due: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """A batch's facts, with what was derived of them when they last changed."""
+
+    facts: BatchFacts
+    judgement: Judgement
+
+
+class ProjectionRepository:
+    """The read model's tables."""
+
+    async def store(self, session: WriteSession, facts: Facts) -> Touched:
+        """Write facts; return the batches that they touch, each of which is locked until the transaction ends."""
+        touched = Touched()
+        await self._store_batches(session, facts, touched)
+        essays = await self._store_essays(session, facts)
+        await self._lock_others(session, essays, touched)
+        return touched
+
+    async def _store_batches(self, session: WriteSession, facts: Facts, touched: Touched) -> None:
+        if not facts.batches:
+            return
+        heard = [{"batch_id": batch_id, "heard_at": row.heard_at} for batch_id, row in facts.batches.items()]
+        touched.add(await session.execute(_LOCK_OR_MAKE, rows_parameter(heard)))
+        rows: list[dict[str, Any]] = []
+        for batch_id, batch in facts.batches.items():
+            if batch.facets or batch.created_at or batch.started_at:
+                row = {"batch_id": batch_id, "heard_at": batch.heard_at}
+                row |= {"created_at": batch.created_at, "started_at": batch.started_at}
+                for facet in batch.facets.values():
+                    row |= facet.to_row()
+                rows.append(row)
+            if batch.anchor_ids:
+                anchors = orjson.dumps(sorted(batch.anchor_ids)).decode()
+                await session.execute(_ADD_ANCHORS, {"batch_id": batch_id, "anchor_ids": anchors})
+        if rows:
+            await session.execute(_UPSERT_BATCHES, rows_parameter(rows))
+        if facts.outcomes:
+            await session.execute(_UPSERT_OUTCOMES, rows_parameter([_outcome_row(o) for o in facts.outcomes.values()]))
+        if facts.pipeline_ends:
+            await session.execute(_INSERT_ENDS, rows_parameter([_end_row(e) for e in facts.pipeline_ends.values()]))
+        if facts.assessments:
+            assessments = [_assessment_row(assessment) for assessment in facts.assessments.values()]
+            await session.execute(_INSERT_ASSESSMENTS, rows_parameter(assessments))
+
+    async def _store_essays(self, session: WriteSession, facts: Facts) -> set[str]:
+        """Write the essays; return the batches that they are in and, where one moved, the one that it left."""
+        batch_ids: set[str] = set()
+        doubtful: set[str] = set()
+        if facts.essays:
+            rows = []
+            for essay_id, essay in facts.essays.items():
+                row: dict[str, Any] = {"essay_id": essay_id, "heard_at": essay.heard_at, "started_at": essay.started_at}
+                for facet in essay.facets.values():
+                    row |= facet.to_row()
+                row["batch_id"] = row.get("placed_batch_id") or row.get("listed_batch_id")
+                rows.append(row)
+            for essay_id, batch_id, placed, listed in await session.execute(_UPSERT_ESSAYS, rows_parameter(rows)):
+                if batch_id is not None:
+                    batch_ids.add(batch_id)
+                if any(named is not None and named != batch_id for named in (placed, listed)):
+                    doubtful.add(essay_id)
+        registered = [batch_id for batch_id, batch in facts.batches.items() if Registration in batch.facets]
+        if registered:
+            doubtful.update(await session.scalars(_NO_LONGER_LISTED, {"batch_ids": registered}))
+        if doubtful:
+            for left, entered in await session.execute(_SETTLE, {"essay_ids": sorted(doubtful)}):
+                batch_ids.update(batch_id for batch_id in (left, entered) if batch_id is not None)
+        return batch_ids
+
+    async def _lock_others(self, session: WriteSession, batch_ids: set[str], touched: Touched) -> None:
+        """Lock batches that are touched only through an essay, or that an essay left."""
+        others = batch_ids - touched.batch_ids
+        if others:
+            touched.add(await session.execute(_LOCK, {"batch_ids": sorted(others)}))
+
+    async def lock(self, session: WriteSession, batch_ids: Collection[str]) -> Touched:
+        """Lock some batches."""
+        touched = Touched()
+        await self._lock_others(session, set(batch_ids), touched)
+        return touched
+
+    async def touched_by(self, session: WriteSession, facts: Facts) -> Touched:
+        """The batches that facts speak of, without writing or locking anything."""
+        touched = Touched()
+        batch_ids = set(facts.batches)
+        if facts.essays:
+            batch_ids.update(await session.scalars(_BATCHES_OF_ESSAYS, {"essay_ids": sorted(facts.essays)}))
+        touched.batch_ids |= batch_ids
+        touched.add(await session.execute(_OWNERS, {"batch_ids": sorted(batch_ids)}))
+        return touched
+
+    async def load(self, session: WriteSession | ReadSession, batch_ids: Collection[str]) -> dict[str, StoredBatch]:
+        """Some batches without their essays, by id; batches that are not there are left out."""
+        ids = {"batch_ids": sorted(batch_ids)}
+        outcomes: dict[str, dict[Phase, PhaseOutcome]] = {}
+        for row in (await session.execute(_OUTCOMES, ids)).mappings():
+            outcomes.setdefault(row["batch_id"], {})[Phase(row["phase"])] = _outcome(row)
+        ends: dict[str, list[PipelineEnd]] = {}
+        for row in (await session.execute(_ENDS, ids)).mappings():
+            ends.setdefault(row["batch_id"], []).append(_end(row))
+        return {
+            row["batch_id"]: _batch(row, outcomes.get(row["batch_id"], {}), ends.get(row["batch_id"], []))
+            for row in (await session.execute(_BATCHES, ids)).mappings()
+        }
+
+    async def with_results(self, session: WriteSession, batch_ids: Collection[str]) -> set[str]:
+        """Those of the batches that have an essay with a result."""
+        return set(await session.scalars(_BATCHES_WITH_RESULTS, {"batch_ids": sorted(batch_ids)}))
+
+    async def load_essays(
+        self, session: WriteSession | ReadSession, batches: Collection[BatchFacts]
+    ) -> dict[str, BatchFacts]:
+        """The batches with their essays, and those that their outcomes list but that are elsewhere now."""
+        essays: dict[str, dict[str, EssayFacts]] = {batch.batch_id: {} for batch in batches}
+        for row in (await session.execute(_ESSAYS_OF_BATCHES, {"batch_ids": sorted(essays)})).mappings():
+            essays[row["batch_id"]][row["essay_id"]] = _essay(row)
+        elsewhere = {
+            essay_id
+            for batch in batches
+            for outcome in batch.outcomes.values()
+            for essay_id in outcome.processed_essay_ids
+            if essay_id not in essays[batch.batch_id]
+        }
+        if elsewhere:
+            rows = (await session.execute(_ESSAYS, {"essay_ids": sorted(elsewhere)})).mappings()
+            others = {row["essay_id"]: _essay(row) for row in rows}
+            for batch in batches:
+                for outcome in batch.outcomes.values():
+                    for essay_id in outcome.processed_essay_ids & others.keys():
+                        essays[batch.batch_id].setdefault(essay_id, others[essay_id])
+        return {batch.batch_id: replace(batch, essays=essays[batch.batch_id]) for batch in batches}
+
+    async def unannounced_assessments(self, session: WriteSession, batch_ids: Collection[str]) -> list[Assessment]:
+        """The rankings of some batches that the ledger does not know yet."""
+        rows = await session.execute(_UNANNOUNCED_ASSESSMENTS, {"batch_ids": sorted(batch_ids)})
+        return [_assessment(row) for row in rows.mappings()]
+
+    async def caught_up_seconds(self, session: WriteSession) -> float:
+        """The reading of the caught-up clock."""
+        return float((await session.scalars(_CAUGHT_UP_SECONDS)).one())
+
+    async def save(self, session: WriteSession, judgements: Sequence[Judgement]) -> None:
+        """Keep what was derived of some batches."""
+        await session.execute(_SAVE_JUDGEMENTS, rows_parameter([_judgement_row(judgement) for judgement in judgements]))
+
+
+# --- rows and facts
+
+
+_OUTCOMES = select(phase_outcomes).where(phase_outcomes.c.batch_id == any_(bindparam("batch_ids")))
+_ENDS = (
+    select(pipeline_ends)
+    .where(pipeline_ends.c.batch_id == any_(bindparam("batch_ids")))
+    .order_by(pipeline_ends.c.ended_at, pipeline_ends.c.event_id)
+)
+_BATCHES = select(batch_results).where(batch_results.c.batch_id == any_(bindparam("batch_ids")))
+_ESSAYS_OF_BATCHES = select(essay_results).where(essay_results.c.batch_id == any_(bindparam("batch_ids")))
+_ESSAYS = select(essay_results).where(essay_results.c.essay_id == any_(bindparam("essay_ids")))
+
+
+def _clock(row: Columns, prefix: str) -> Clock | None:
+    at = row[f"{prefix}_at"]
+    return None if at is None else Clock(at, row[f"{prefix}_event_id"])
+
+
+def _batch(row: Columns, outcomes: dict[Phase, PhaseOutcome], ends: Sequence[PipelineEnd]) -> StoredBatch:
+    facts = BatchFacts(
+        batch_id=row["batch_id"],
+        heard_at=row["heard_at"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        registration=Registration.from_row(row),
+        assignment=Assignment.from_row(row),
+        cj_verdict=CJVerdict.from_row(row),
+        grace_horizon=_clock(row, "grace_horizon"),
+        anchor_ids=frozenset(row["anchor_ids"]),
+        outcomes=outcomes,
+        pipeline_ends=ends,
+    )
+    judgement = Judgement(
+        row["batch_id"],
+        BatchStatus(row["overall_status"]),
+        _clock(row, "horizon"),
+        facts.grace_horizon,
+        row["grace_due"],
+    )
+    return StoredBatch(facts, judgement)
+
+
+def _judgement_row(judgement: Judgement) -> dict[str, Any]:
+    horizon, grace = judgement.horizon or (None, None), judgement.grace_horizon or (None, None)
+    return {
+        "batch_id": judgement.batch_id,
+        "overall_status": judgement.overall_status,
+        "horizon_at": horizon[0],
+        "horizon_event_id": horizon[1],
+        "grace_horizon_at": grace[0],
+        "grace_horizon_event_id": grace[1],
+        "grace_due": judgement.grace_due,
+    }
+
+
+def _essay(row: Columns) -> EssayFacts:
+    return EssayFacts(
+        essay_id=row["essay_id"],
+        batch_id=row["batch_id"],
+        heard_at=row["heard_at"],
+        started_at=row["started_at"],
+        file=EssayFile.from_row(row),
+        spellcheck=SpellcheckResult.from_row(row),
+        spellcheck_metrics=SpellcheckMetrics.from_row(row),
+        cj=CJResult.from_row(row),
+        cj_grades=CJGrades.from_row(row),
+        nlp=NlpResult.from_row(row),
+        ai_feedback=AIFeedbackResult.from_row(row),
+    )
+
+
+def _outcome_row(outcome: PhaseOutcome) -> dict[str, Any]:
+    return {
+        "batch_id": outcome.batch_id,
+        "phase": outcome.phase,
+        "outcome_at": outcome.clock.at,
+        "outcome_event_id": outcome.clock.event_id,
+        "status": outcome.status,
+        "processed_essay_ids": sorted(outcome.processed_essay_ids),
+        "failed_essay_ids": sorted(outcome.failed_essay_ids),
+        "source_service": outcome.source_service,
+        "correlation_id": outcome.correlation_id,
+        "traceparent": outcome.traceparent,
+    }
+
+
+def _outcome(row: Columns) -> PhaseOutcome:
+    return PhaseOutcome(
+        clock=Clock(row["outcome_at"], row["outcome_event_id"]),
+        batch_id=row["batch_id"],
+        phase=Phase(row["phase"]),
+        status=BatchStatus(row["status"]),
+        processed_essay_ids=frozenset(row["processed_essay_ids"]),
+        failed_essay_ids=frozenset(row["failed_essay_ids"]),
+        source_service=row["source_service"],
+        correlation_id=row["correlation_id"],
+        traceparent=row["traceparent"],
+    )
+
+
+def _end_row(end: PipelineEnd) -> dict[str, Any]:
+    return {
+        "event_id": end.clock.event_id,
+        "batch_id": end.batch_id,
+        "ended_at": end.clock.at,
+        "completed_phases": end.completed_phases,
+        "final_status": end.final_status,
+        "successful_essay_count": end.successful_essay_count,
+        "failed_essay_count": end.failed_essay_count,
+        "processing_duration_seconds": end.processing_duration_seconds,
+        "correlation_id": end.correlation_id,
+        "traceparent": end.traceparent,
+    }
+
+
+def _end(row: Columns) -> PipelineEnd:
+    return PipelineEnd(
+        clock=Clock(row["ended_at"], row["event_id"]),
+        batch_id=row["batch_id"],
+        completed_phases=[Phase(phase) for phase in row["completed_phases"]],
+        final_status=BatchStatus(row["final_status"]),
+        successful_essay_count=row["successful_essay_count"],
+        failed_essay_count=row["failed_essay_count"],
+        processing_duration_seconds=row["processing_duration_seconds"],
+        correlation_id=row["correlation_id"],
+        traceparent=row["traceparent"],
+    )
+
+
+def _assessment_row(assessment: Assessment) -> dict[str, Any]:
+    return {
+        "batch_id": assessment.batch_id,
+        "job_id": assessment.job_id,
+        "assessed_at": assessment.at,
+        "graded": assessment.graded,
+        "rankings": assessment.rankings,
+        "correlation_id": assessment.correlation_id,
+        "traceparent": assessment.traceparent,
+        "announcement_id": assessment_id(assessment.batch_id, assessment.job_id),
+    }
+
+
+def _assessment(row: Columns) -> Assessment:
+    return Assessment(
+        at=row["assessed_at"],
+        batch_id=row["batch_id"],
+        job_id=row["job_id"],
+        graded=row["graded"],
+        rankings=[RankedEssayFact(**ranking) for ranking in row["rankings"]],
+        correlation_id=row["correlation_id"],
+        traceparent=row["traceparent"],
+    )
