@@ -3,11 +3,11 @@
 import asyncio
 import sys
 
-from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from alembic import context
 from result_aggregator_service.settings import DatabaseSettings, SettingsError
 from result_aggregator_service.storage.tables import metadata
 

@@ -48,7 +48,7 @@ CLIENT_STATUS = {
 }
 
 
-# -- what the rules leave open, as patterns that an answer is compared with ----------------------------------------------
+# -- what the rules leave open, as patterns that an answer is compared with ----------------------------------------
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Anything:
     """The rules say nothing."""
 
 
-# -- the facts -----------------------------------------------------------------------------------------------------------
+# -- the facts -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class Oracle:
             for _, batch_id in mentions:
                 self._named[batch_id].add(essay)
 
-    # -- what each message says ------------------------------------------------------------------------------------------
+    # -- what each message says -------------------------------------------------------------------------------------
 
     def _note(self, event: Event) -> None:
         data = event.data
@@ -335,7 +335,7 @@ class Oracle:
     def _note_ai_feedback(self, event: Event) -> None:
         data = event.data
         metadata = data["system_metadata"]
-        essay = metadata.get("entity_id") or data.get("entity_id")
+        essay = str(metadata.get("entity_id") or data.get("entity_id"))
         self._place(event, essay, metadata.get("parent_id") or data.get("parent_id"))
         details = data.get("feedback_details")
         shown = {
@@ -345,7 +345,7 @@ class Oracle:
         success = _is_success(data["status"])
         self.results[essay, "ai_feedback"].append(Result(event, None if success else _failure(data), shown))
 
-    # -- which essays a batch has ----------------------------------------------------------------------------------------
+    # -- which essays a batch has -----------------------------------------------------------------------------------
 
     def registration(self, batch_id: str) -> Event | None:
         """The registration that counts; None if nobody registered the batch."""
@@ -371,7 +371,7 @@ class Oracle:
                 return listing[1]
         return placement[1] if placement else None
 
-    # -- an essay's status in a phase ------------------------------------------------------------------------------------
+    # -- an essay's status in a phase -------------------------------------------------------------------------------
 
     def own_result(self, essay: str, phase: str) -> Result | None:
         """The essay's own word on a phase: the latest."""
@@ -403,7 +403,7 @@ class Oracle:
             return None
         return Standing("failed" if own.failure else "completed", own.event.time, own.failure)
 
-    # -- the batch's status ----------------------------------------------------------------------------------------------
+    # -- the batch's status -----------------------------------------------------------------------------------------
 
     def phases_that_matter(
         self, outcomes: dict[str, Event], ends: Sequence[Event], requested: Sequence[str] | None
@@ -441,7 +441,7 @@ class Oracle:
         any_failed = any(standing is not None and standing.status == "failed" for standing in standings)
         return _basis(outcomes, ends, matter, self.results_are_in(batch_id, known), any_failed, grace=True)
 
-    # -- the API ---------------------------------------------------------------------------------------------------------
+    # -- the API ----------------------------------------------------------------------------------------------------
 
     def answer(self, batch_id: str) -> Json | None:
         """What the API answers about a batch; None for 404."""
@@ -593,7 +593,7 @@ class Oracle:
         named: set[str] = {*self.registrations, *self.outcomes, *self.ends, *self.cj_words, *self.members}
         return sorted(named)
 
-    # -- announcements ---------------------------------------------------------------------------------------------------
+    # -- announcements ----------------------------------------------------------------------------------------------
 
     def announcements(self, batch_id: str, *, early_grace: bool = False) -> Announcements:
         """What is published about a batch.
@@ -870,7 +870,7 @@ def _basis(
     *,
     grace: bool,
 ) -> Basis | None:
-    """Whether a batch with these outcomes and ends is finished, with which status, and what its announcement rests on."""
+    """Whether a batch with these outcomes and ends is finished, as what, and what its announcement rests on."""
     known = [outcome for phase, outcome in outcomes.items() if phase in matter]
     complete = len(known) == len(matter) and results_in
     critical = [outcome for outcome in known if outcome.data["phase_status"] == "failed_critically"]

@@ -87,8 +87,7 @@ def differences(expected: object, actual: object, about: str, field: str = "") -
             for index, (wanted, given) in enumerate(zip(expected, actual, strict=True)):
                 yield from differences(wanted, given, about, f"{field}[{index}]")
         case float():
-            number = isinstance(actual, int | float) and not isinstance(actual, bool)
-            if not number or not isclose(expected, actual, rel_tol=1e-9, abs_tol=1e-6):
+            if not isinstance(actual, int | float) or not isclose(expected, actual, rel_tol=1e-9, abs_tol=1e-6):
                 yield here
         case _:
             if type(expected) is not type(actual) or expected != actual:
@@ -119,13 +118,12 @@ def batch_differences(oracle: Oracle, batch_id: str, actual: Json | None) -> Ite
             yield from differences(Holding(essay), by_id[essay["essay_id"]], about, f"essays[{essay['essay_id']}]")
 
 
-def user_differences(oracle: Oracle, user_id: str, ids: Sequence[str], total: int) -> Iterator[Difference]:
-    """A user's whole list as paged through, and the total each page named."""
-    expected = oracle.users()[user_id]
+def user_differences(about: str, expected: Sequence[str], ids: Sequence[str], total: int) -> Iterator[Difference]:
+    """A list of batches as paged through, and the total a page named."""
     if total != len(expected):
-        yield Difference(f"user {user_id}", "pagination.total", len(expected), total)
-    if list(ids) != expected:
-        yield Difference(f"user {user_id}", "batches, newest first", expected, list(ids))
+        yield Difference(about, "pagination.total", len(expected), total)
+    if list(ids) != list(expected):
+        yield Difference(about, "batches, newest first", list(expected), list(ids))
 
 
 def published_differences(

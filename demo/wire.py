@@ -306,6 +306,11 @@ PAYLOADS: dict[str, Check] = {
 }
 
 
+def _names_an_essay(data: object) -> None:
+    if isinstance(data, dict) and not (data["system_metadata"].get("entity_id") or data.get("entity_id")):
+        raise BadMessage("names no essay")
+
+
 def _uuid(value: object) -> UUID:
     try:
         return UUID(value) if isinstance(value, str) else UUID(int=-1)
@@ -338,6 +343,8 @@ def read(message: Message) -> Event:
         raise BadMessage("metadata is not an object")
     _text(envelope["source_service"])
     PAYLOADS[message.topic](envelope["data"])
+    if message.topic == AI_FEEDBACK:
+        _names_an_essay(envelope["data"])
     header = dict(message.headers).get("traceparent")
     return Event(
         topic=message.topic,

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-from embedded.process import LOOPBACK, ServerError, ServerProcess, first_closed_folder, launch, plain_environment
+from embedded.process import LOOPBACK, ServerError, ServerProcess, first_closed_folder, launch, run_tool
 
 _SUPERUSER = "postgres"
 _INITDB_TIMEOUT_SECONDS = 120.0
@@ -103,15 +103,7 @@ class EmbeddedPostgres(ServerProcess):
         command += ["--pwfile", str(password_file), "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"]
         # Not synced: a cluster that is lost with the machine before it holds anything is no loss.
         command += ["--no-sync", "--no-instructions"]
-        process = launch(command, log=self.log, environment=plain_environment(), user=user, folder=self.data_dir)
-        try:
-            status = process.wait(_INITDB_TIMEOUT_SECONDS)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        if status != 0:
-            raise ServerError(f"initdb ended with status {status}\n{self.log_tail()}")
+        run_tool("initdb", command, log=self.log, timeout_seconds=_INITDB_TIMEOUT_SECONDS, user=user)
         unfinished.rename(self._cluster)
 
     def _launch(self, port: int) -> subprocess.Popen[bytes]:
@@ -119,13 +111,7 @@ class EmbeddedPostgres(ServerProcess):
         for setting, value in self._settings.items():
             command += ["-c", f"{setting}={value}"]
         self._launched_at = int(time.time())
-        return launch(
-            command,
-            log=self.log,
-            environment=plain_environment(),
-            user=_user_to_run_under(),
-            folder=self.data_dir,
-        )
+        return launch(command, log=self.log, user=_user_to_run_under())
 
     def _is_ready(self, process: subprocess.Popen[bytes], port: int) -> bool:
         # What pg_ctl reads: pid, start time and state of the server, or of an earlier one that was killed.

@@ -147,13 +147,13 @@ def launch(
     command: Sequence[str],
     *,
     log: Path,
-    environment: dict[str, str],
+    environment: dict[str, str] | None = None,
     user: tuple[int, int] | None = None,
-    folder: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `command` so that it ends with this process, is out of reach of the terminal's Ctrl-C, and logs to a file.
 
-    `user` is a user id and a group id to run under (for root only). The first item of `command` is an absolute path.
+    It works in the folder of its log. `user` is a user id and a group id to run under (for root only). The first item
+    of `command` is an absolute path.
     """
     user_id, group_id = ("-", "-") if user is None else (str(user[0]), str(user[1]))
     launcher = [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), user_id, group_id, *command]
@@ -165,18 +165,46 @@ def launch(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=folder or "/",
-                env=environment,
+                cwd=log.parent,
+                env=plain_environment() if environment is None else environment,
                 start_new_session=True,
             )
 
     return _forking_thread(os.getpid()).run(fork)
 
 
-def plain_environment(**more: str) -> dict[str, str]:
+def run_tool(
+    name: str,
+    command: Sequence[str],
+    *,
+    log: Path,
+    timeout_seconds: float,
+    environment: dict[str, str] | None = None,
+    user: tuple[int, int] | None = None,
+) -> None:
+    """Run a program that prepares a server to its end, under the same conditions as `launch`.
+
+    Raises:
+        ServerError: it failed or took too long.
+    """
+    start = log.stat().st_size if log.exists() else 0
+    process = launch(command, log=log, environment=environment, user=user)
+    try:
+        status = process.wait(timeout_seconds)
+    except subprocess.TimeoutExpired:
+        raise ServerError(f"{name} did not end within {timeout_seconds:g} s\n{log_tail(log, start)}") from None
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if status != 0:
+        raise ServerError(f"{name} ended with status {status}\n{log_tail(log, start)}")
+
+
+def plain_environment() -> dict[str, str]:
     """An environment in which no variable of the caller (PGPORT, KAFKA_OPTS, a language) changes what a server does."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
-    return {**kept, "LC_ALL": "C", "TZ": "UTC", **more}
+    return {**kept, "LC_ALL": "C", "TZ": "UTC"}
 
 
 def descendants(pid: int) -> list[int]:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-from embedded.process import LOOPBACK, ServerError, ServerProcess, launch, plain_environment
+from embedded.process import LOOPBACK, ServerError, ServerProcess, launch
 
 _PROBE_TIMEOUT_SECONDS = 1.0
 
@@ -36,7 +36,7 @@ class EmbeddedValkey(ServerProcess):
     def _launch(self, port: int) -> subprocess.Popen[bytes]:
         command = [str(_server_binary()), "--bind", LOOPBACK, "--port", str(port), "--dir", str(self.data_dir)]
         command += ["--save", "", "--appendonly", "no", "--daemonize", "no"]
-        return launch(command, log=self.log, environment=plain_environment())
+        return launch(command, log=self.log)
 
     def _is_ready(self, process: subprocess.Popen[bytes], port: int) -> bool:
         try:

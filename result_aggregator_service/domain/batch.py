@@ -3,7 +3,7 @@ but what these functions say of stored facets, so that the same facts always giv
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -81,6 +81,10 @@ class BatchFacts:
     pipeline_ends: Sequence[PipelineEnd] = ()
     essays: Mapping[str, EssayFacts] = field(default_factory=dict)
     has_results: bool = False  # known beforehand, where the essays are not loaded
+
+    def with_(self, *, has_results: bool, grace_horizon: Clock | None) -> "BatchFacts":
+        """The same facts, with these known besides."""
+        return replace(self, has_results=has_results, grace_horizon=grace_horizon)
 
     @cached_property
     def members(self) -> list[EssayFacts]:

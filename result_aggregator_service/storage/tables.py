@@ -212,9 +212,17 @@ event_outbox = Table(
     _time("published_at"),
     Column("retry_count", Integer(), nullable=False, server_default=text("0")),
     Column("last_error", Text()),
+    _time("next_attempt_at"),
     _time("parked_at"),
     UniqueConstraint("event_id"),
     Index("ix_event_outbox_unpublished", "id", postgresql_where=text("published_at IS NULL")),
+    Index(
+        "ix_event_outbox_failed",
+        "topic",
+        "event_key",
+        "id",
+        postgresql_where=text("published_at IS NULL AND retry_count > 0"),
+    ),
     Index("ix_event_outbox_published_at", "published_at", postgresql_where=text("published_at IS NOT NULL")),
 )
 

@@ -1,0 +1,156 @@
+"""One performance: play the messages, wait until the service has folded them and the grace has run, then compare.
+
+The comparison that counts is made once more over everything after all has settled.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from demo.observer import Observer
+from demo.oracle import CLIENT_STATUS, Oracle
+from demo.player import Player
+from demo.verdict import (
+    Difference,
+    Published,
+    batch_differences,
+    published_differences,
+    traceparent_differences,
+    user_differences,
+)
+from demo.wire import Message
+
+Json = dict[str, Any]
+Progress = Callable[[int], None]
+
+_STALLED_SECONDS = 30.0
+_SETTLE_SECONDS = 20.0
+_POLL_SECONDS = 0.2
+
+
+class PerformanceError(RuntimeError):
+    """The performance broke off; the text says where."""
+
+
+@dataclass(frozen=True)
+class Performance:
+    """What came out. Times are in seconds, from the first message produced."""
+
+    messages: int
+    duplicates: int
+    played_after: float
+    folded_after: float
+    settled_after: float
+    early_grace: bool
+    answers: dict[str, Json | None]
+    published: list[Published]
+    quarantined: Counter[str]
+    differences: list[Difference]
+
+
+def perform(
+    messages: Sequence[Message],
+    oracle: Oracle,
+    player: Player,
+    observer: Observer,
+    *,
+    grace_seconds: float,
+    playing: Progress,
+    folding: Progress,
+    settling: Progress,
+    check_service: Callable[[], None],
+) -> Performance:
+    """Play, wait, compare.
+
+    `check_service` is called while waiting and raises if waiting is no use. `settling` is told how many batches are as
+    they should be.
+
+    Raises:
+        PerformanceError: the service stopped folding.
+    """
+    already_quarantined = observer.quarantined()
+    player.mark_the_start()
+    started = time.monotonic()
+    player.play(messages, playing)
+    playing(len(messages))
+    played_after = time.monotonic() - started
+    _wait_until_folded(player, len(messages), folding, check_service)
+    folded_after = time.monotonic() - started
+    # Had the grace run out between a pipeline's end and what it overtook, that would have been right too.
+    early_grace = folded_after >= grace_seconds
+
+    def quarantined() -> Counter[str]:
+        return observer.quarantined() - already_quarantined
+
+    deadline = time.monotonic() + grace_seconds + _SETTLE_SECONDS
+    batch_ids = oracle.batch_ids()
+    waiting = list(batch_ids)
+    while time.monotonic() < deadline:
+        check_service()
+        waiting = [each for each in waiting if any(batch_differences(oracle, each, observer.batch(each)))]
+        settling(len(batch_ids) - len(waiting))
+        if not waiting and not any(_published(oracle, player.published(), early_grace)):
+            break
+        time.sleep(_POLL_SECONDS)
+    settled_after = time.monotonic() - started
+
+    answers = {batch_id: observer.batch(batch_id) for batch_id in batch_ids}
+    published = player.published()
+    found = [each for batch_id in batch_ids for each in batch_differences(oracle, batch_id, answers[batch_id])]
+    found += _lists(oracle, observer)
+    found += _published(oracle, published, early_grace)
+    found += _quarantine(oracle, messages, quarantined())
+    return Performance(
+        messages=len(messages),
+        duplicates=len(messages) - len({(each.topic, each.key, each.value) for each in messages}),
+        played_after=played_after,
+        folded_after=folded_after,
+        settled_after=settled_after,
+        early_grace=early_grace,
+        answers=answers,
+        published=published,
+        quarantined=quarantined(),
+        differences=found,
+    )
+
+
+def _wait_until_folded(player: Player, total: int, folding: Progress, check_service: Callable[[], None]) -> None:
+    folded, moved = -1, time.monotonic()
+    while folded < total:
+        check_service()
+        now = player.folded()
+        if now != folded:
+            folded, moved = now, time.monotonic()
+            folding(folded)
+        elif time.monotonic() - moved > _STALLED_SECONDS:
+            raise PerformanceError(
+                f"the service has folded {folded} of {total} messages and none for {_STALLED_SECONDS:g} s"
+            )
+        time.sleep(_POLL_SECONDS / 2)
+
+
+def _lists(oracle: Oracle, observer: Observer) -> Iterator[Difference]:
+    for user_id, expected in oracle.users().items():
+        ids, totals = observer.user(user_id)
+        for total in totals:
+            yield from user_differences(f"user {user_id}", expected, ids, total)
+        status = {batch_id: str((oracle.answer(batch_id) or {})["overall_status"]) for batch_id in expected}
+        for word in sorted({*status.values(), *(CLIENT_STATUS[each] for each in status.values())}):
+            some = [each for each in expected if word in (status[each], CLIENT_STATUS[status[each]])]
+            ids, totals = observer.user(user_id, status=word)
+            for total in totals:
+                yield from user_differences(f"user {user_id}, status={word}", some, ids, total)
+
+
+def _published(oracle: Oracle, published: Sequence[Published], early_grace: bool) -> Iterator[Difference]:
+    yield from published_differences(oracle, published, early_grace=early_grace)
+    yield from traceparent_differences(oracle, published, early_grace=early_grace)
+
+
+def _quarantine(oracle: Oracle, messages: Sequence[Message], actual: Counter[str]) -> Iterator[Difference]:
+    expected = Counter(messages[index].topic for index in oracle.quarantined)
+    for topic in sorted(expected | actual):
+        if expected[topic] != actual[topic]:
+            yield Difference(f"topic {topic}", "messages in quarantine", expected[topic], actual[topic])

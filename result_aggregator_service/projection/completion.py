@@ -1,0 +1,140 @@
+"""Judges the batches that a transaction touched, while it holds their locks: status, grace, announcements.
+
+Invariant: whatever order messages come in, the transaction that makes a batch finished is the one that announces it.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from result_aggregator_service.contracts.enums import FINAL_STATUSES, Phase
+from result_aggregator_service.domain.announcements import (
+    Announcement,
+    assessment_announcement,
+    pipeline_results_id,
+    results_announcement,
+)
+from result_aggregator_service.domain.batch import (
+    BatchFacts,
+    finished_by,
+    may_be_finished,
+    overall_status,
+)
+from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.publishing.event_publisher import EventPublisher
+from result_aggregator_service.storage.engine import WriteSession
+from result_aggregator_service.storage.projection_repository import (
+    Judgement,
+    ProjectionRepository,
+    StoredBatch,
+    Touched,
+)
+
+
+class Completion:
+    """Decides what follows from the facts of some batches, and writes it down."""
+
+    def __init__(
+        self,
+        repository: ProjectionRepository,
+        publisher: EventPublisher,
+        metrics: Metrics,
+        *,
+        expected_phases: Sequence[Phase],
+        grace_seconds: float,
+        service_name: str,
+    ) -> None:
+        self._repository = repository
+        self._publisher = publisher
+        self._metrics = metrics
+        self._expected = expected_phases
+        self._grace_seconds = grace_seconds
+        self._service_name = service_name
+
+    async def settle(
+        self, session: WriteSession, touched: Touched, *, grant_grace_to: Collection[str] = frozenset()
+    ) -> None:
+        """Judge the touched batches, which are locked, and announce what is to be announced.
+
+        Args:
+            session: the transaction that holds the locks.
+            touched: the batches; the present owners' ids are added to it.
+            grant_grace_to: those of them whose missing results are no longer waited for.
+        """
+        stored = await self._repository.load(session, touched.batch_ids)
+        assessments = await self._repository.unannounced_assessments(session, touched.batch_ids)
+        waiting = {assessment.batch_id for assessment in assessments}
+        with_results = await self._repository.with_results(session, touched.batch_ids)
+        needing_essays = [
+            batch.facts
+            for batch_id, batch in stored.items()
+            if batch_id in grant_grace_to
+            or may_be_finished(batch.facts, self._expected)
+            or (batch_id in waiting and batch.facts.registration is not None)
+        ]
+        loaded = await self._repository.load_essays(session, needing_essays) if needing_essays else {}
+        caught_up_seconds = await self._repository.caught_up_seconds(session)
+
+        judgements: list[Judgement] = []
+        results: list[_Results] = []
+        for batch_id, before in stored.items():
+            batch = loaded.get(batch_id, before.facts).with_(
+                has_results=batch_id in with_results,
+                grace_horizon=before.facts.horizon() if batch_id in grant_grace_to else before.facts.grace_horizon,
+            )
+            if batch.registration is not None:
+                touched.user_ids.add(batch.registration.user_id)
+            judgement = self._judge(batch, before, caught_up_seconds)
+            if judgement != before.judgement:
+                judgements.append(judgement)
+            if judgement.overall_status in FINAL_STATUSES:
+                if before.judgement.overall_status not in FINAL_STATUSES:
+                    self._metrics.batches_aggregated.inc()
+                announcement = results_announcement(batch, judgement.overall_status, self._expected, self._service_name)
+                if announcement is not None:
+                    identity = pipeline_results_id(batch, judgement.overall_status)
+                    results.append(_Results(announcement, _class_of(batch), identity))
+        if judgements:
+            await self._repository.save(session, judgements)
+
+        outgoing = await self._not_announced_otherwise(session, results)
+        for assessment in assessments:
+            batch = loaded.get(assessment.batch_id, stored[assessment.batch_id].facts)
+            announcement = assessment_announcement(batch, assessment, self._service_name)
+            if announcement is not None:
+                outgoing.append((announcement, _class_of(batch)))
+        await self._publisher.announce(session, outgoing)
+
+    def _judge(self, batch: BatchFacts, before: StoredBatch, caught_up_seconds: float) -> Judgement:
+        horizon = batch.horizon()
+        due = None
+        if batch.pipeline_ends and finished_by(batch, self._expected) is None:
+            due = before.judgement.grace_due
+            if due is None or before.judgement.horizon != horizon:
+                due = caught_up_seconds + self._grace_seconds
+        return Judgement(batch.batch_id, overall_status(batch, self._expected), horizon, batch.grace_horizon, due)
+
+    async def _not_announced_otherwise(
+        self, session: WriteSession, results: Sequence["_Results"]
+    ) -> list[tuple[Announcement, str | None]]:
+        """Leave out what was announced, under this identity or as finished by the pipeline's end that still rules."""
+        identities = {identity for r in results for identity in (r.announcement.event_id, r.by_pipeline)}
+        known = await self._publisher.known(session, identities - {None})
+        return [
+            (r.announcement, r.class_id)
+            for r in results
+            if r.announcement.event_id not in known and r.by_pipeline not in known
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Results:
+    """An announcement of results, and the identity it would have had as a finish by the pipeline's end alone."""
+
+    announcement: Announcement
+    class_id: str | None
+    by_pipeline: UUID | None
+
+
+def _class_of(batch: BatchFacts) -> str | None:
+    return None if batch.registration is None else batch.registration.class_id

@@ -1,0 +1,114 @@
+"""Projects a poll into the read model: inbox, facts, completion, outbox and quarantine in ONE transaction.
+
+Invariant: when `project` returns, everything in the poll is durable, or is known to have been before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+from uuid import UUID
+
+from result_aggregator_service.domain.event import Event
+from result_aggregator_service.domain.fold import fold
+from result_aggregator_service.projection.completion import Completion
+from result_aggregator_service.storage.engine import Database, WriteSession
+from result_aggregator_service.storage.inbox import Inbox, InboxEntry
+from result_aggregator_service.storage.projection_repository import ProjectionRepository, Touched
+from result_aggregator_service.storage.quarantine import BadMessage, Quarantine
+
+
+class SeenMarks(Protocol):
+    """Remembers, as long as it cares to, which messages a database has folded; may forget any."""
+
+    async def seen(self, database_id: str, event_ids: Sequence[UUID]) -> set[UUID]:
+        """Those of the messages that are marked."""
+
+    async def mark(self, database_id: str, event_ids: Sequence[UUID]) -> None:
+        """Mark messages whose transaction has committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A decoded message and where it was read."""
+
+    event: Event
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """What one poll brought: messages that could be decoded and messages that could not."""
+
+    messages: Sequence[Message]
+    bad: Sequence[BadMessage]
+
+    def __len__(self) -> int:
+        return len(self.messages) + len(self.bad)
+
+
+@dataclass
+class Projected:
+    """What came of a poll: the events folded now, those folded before, and whose answers may have changed."""
+
+    folded: list[Event] = field(default_factory=list)
+    duplicates: list[Event] = field(default_factory=list)
+    touched: Touched = field(default_factory=Touched)
+
+
+class Projector:
+    """Runs the transaction of a poll."""
+
+    def __init__(
+        self,
+        database: Database,
+        inbox: Inbox,
+        repository: ProjectionRepository,
+        completion: Completion,
+        quarantine: Quarantine,
+        marks: SeenMarks,
+    ) -> None:
+        self._database = database
+        self._inbox = inbox
+        self._repository = repository
+        self._completion = completion
+        self._quarantine = quarantine
+        self._marks = marks
+
+    async def project(self, poll: Poll) -> Projected:
+        """Project a poll; nothing of it is kept if this raises."""
+        projected = Projected()
+        database_id = ""
+        async with self._database.transaction() as session:
+            if poll.bad:
+                await self._quarantine.store(session, poll.bad)
+            if poll.messages:
+                database_id = await self._inbox.database_identity(session)
+                await self._fold(session, database_id, poll.messages, projected)
+        if projected.folded:
+            await self._marks.mark(database_id, [event.clock.event_id for event in projected.folded])
+        return projected
+
+    async def _fold(
+        self, session: WriteSession, database_id: str, messages: Sequence[Message], projected: Projected
+    ) -> None:
+        entries = {
+            m.event.clock.event_id: InboxEntry(m.event.clock.event_id, m.event.topic, m.partition, m.offset)
+            for m in reversed(messages)
+        }
+        for event_id in await self._marks.seen(database_id, list(entries)):
+            del entries[event_id]
+        fresh = await self._inbox.enter(session, list(entries.values())) if entries else set()
+        for message in messages:
+            event_id = message.event.clock.event_id
+            if event_id in fresh:
+                fresh.remove(event_id)
+                projected.folded.append(message.event)
+            else:
+                projected.duplicates.append(message.event)
+        if projected.folded:
+            projected.touched = await self._repository.store(session, fold(projected.folded))
+            await self._completion.settle(session, projected.touched)
+        if projected.duplicates:
+            # The first delivery may have died between its commit and its invalidation.
+            projected.touched.merge(await self._repository.touched_by(session, fold(projected.duplicates)))

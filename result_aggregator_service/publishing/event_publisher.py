@@ -1,0 +1,53 @@
+"""Announces once: the ledger remembers every identity for good, whatever is redelivered, replayed or cleaned up.
+
+Invariant: an announcement is in the ledger if and only if its rows entered the outbox, in the same transaction.
+"""
+
+from collections.abc import Collection, Sequence
+from uuid import UUID
+
+from sqlalchemy import select, text
+
+from result_aggregator_service.domain.announcements import Announcement
+from result_aggregator_service.domain.notification_projector import teacher_notification
+from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.publishing.outbox_manager import OutboxManager
+from result_aggregator_service.storage.engine import WriteSession
+from result_aggregator_service.storage.tables import announcements as ledger
+from result_aggregator_service.storage.upserts import recordset, rows_parameter
+
+_COLUMNS = ("event_id", "topic", "batch_id")
+_ENTER = text(
+    f"INSERT INTO announcements ({', '.join(_COLUMNS)}) SELECT * FROM {recordset(ledger, _COLUMNS)} "
+    "ORDER BY event_id ON CONFLICT DO NOTHING RETURNING event_id"
+)
+
+
+class EventPublisher:
+    """Puts announcements, and the notifications projected from them, into the outbox."""
+
+    def __init__(self, outbox: OutboxManager, metrics: Metrics) -> None:
+        self._outbox = outbox
+        self._metrics = metrics
+
+    async def known(self, session: WriteSession, event_ids: Collection[UUID | None]) -> set[UUID]:
+        """Those of the identities that have been announced."""
+        if not event_ids:
+            return set()
+        query = select(ledger.c.event_id).where(ledger.c.event_id.in_(event_ids))
+        return set(await session.scalars(query))
+
+    async def announce(self, session: WriteSession, announcements: Sequence[tuple[Announcement, str | None]]) -> None:
+        """Announce what has not been announced yet, each with the class of its batch, and tell the teacher of it."""
+        if not announcements:
+            return
+        rows = [{"event_id": a.event_id, "topic": a.topic, "batch_id": a.batch_id} for a, _ in announcements]
+        fresh = set(await session.scalars(_ENTER, rows_parameter(rows)))
+        outgoing: list[Announcement] = []
+        for announcement, class_id in announcements:
+            if announcement.event_id in fresh:
+                outgoing += [announcement, teacher_notification(announcement, class_id)]
+        if outgoing:
+            await self._outbox.enqueue(session, outgoing)
+        self._metrics.notification_projections.labels("projected").inc(len(fresh))
+        self._metrics.notification_projections.labels("already_announced").inc(len(rows) - len(fresh))

@@ -1,0 +1,62 @@
+"""The inbox: which messages have been folded, entered in the transaction of their effects. It saves work and gives an
+audit trail; the fold is idempotent without it, so old entries may be deleted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import text
+
+from result_aggregator_service.storage.engine import WriteSession
+from result_aggregator_service.storage.tables import processed_events
+from result_aggregator_service.storage.upserts import recordset, rows_parameter
+
+_COLUMNS = ("event_id", "topic", "partition", "offset")
+_ENTER = text(
+    f'INSERT INTO processed_events (event_id, topic, "partition", "offset") SELECT * FROM '
+    f"{recordset(processed_events, _COLUMNS)} ORDER BY event_id ON CONFLICT DO NOTHING RETURNING event_id"
+)
+_DATABASE_IDENTITY = text(
+    """
+    SELECT s.database_id || '-' || c.system_identifier || '-' || k.timeline_id || '-' || 'service_state'::regclass::oid
+    FROM service_state s, pg_control_system() c, pg_control_checkpoint() k
+    """
+)
+_FORGET = text(
+    """
+    DELETE FROM processed_events WHERE event_id IN (
+        SELECT event_id FROM processed_events
+        WHERE processed_at < clock_timestamp() - make_interval(secs => :seconds) LIMIT :rows)
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InboxEntry:
+    """A message and where it was read."""
+
+    event_id: UUID
+    topic: str
+    partition: int
+    offset: int
+
+
+class Inbox:
+    """The table of messages that have been folded."""
+
+    async def database_identity(self, session: WriteSession) -> str:
+        """Names this very database: a new, restored or promoted one has another name."""
+        return str((await session.scalars(_DATABASE_IDENTITY)).one())
+
+    async def enter(self, session: WriteSession, entries: Sequence[InboxEntry]) -> set[UUID]:
+        """Enter messages; return the ids of those that were not there yet."""
+        rows = [
+            {"event_id": e.event_id, "topic": e.topic, "partition": e.partition, "offset": e.offset} for e in entries
+        ]
+        return set(await session.scalars(_ENTER, rows_parameter(rows)))
+
+    async def forget(self, session: WriteSession, *, older_than_seconds: float, rows: int) -> int:
+        """Delete up to `rows` entries older than that; return how many there were."""
+        result = await session.execute(_FORGET, {"seconds": older_than_seconds, "rows": rows})
+        return int(result.rowcount)  # type: ignore[attr-defined]
