@@ -66,14 +66,6 @@ class Holding:
 
 
 @dataclass(frozen=True)
-class Between:
-    """A time from `earliest` to `latest`, both included."""
-
-    earliest: datetime
-    latest: datetime
-
-
-@dataclass(frozen=True)
 class OneLine:
     """A text that is not empty and has no line break."""
 
@@ -112,7 +104,7 @@ class Standing:
     """An essay's status in a phase, since when, and why if it failed."""
 
     status: str
-    since: datetime
+    since: datetime | Either
     failure: Failure | None = None
 
 
@@ -211,6 +203,8 @@ class Oracle:
         self.listings: dict[str, list[tuple[Event, str]]] = defaultdict(list)
         self.placements: dict[str, list[tuple[Event, str]]] = defaultdict(list)
         self.slots: dict[str, list[Event]] = defaultdict(list)
+        self.batch_heard: dict[str, list[datetime]] = defaultdict(list)
+        self.essay_heard: dict[str, list[datetime]] = defaultdict(list)
         self.results: dict[tuple[str, str], list[Result]] = defaultdict(list)
         self.spellcheck_metrics: dict[str, list[Event]] = defaultdict(list)
         self.cj_grades: dict[str, list[tuple[Event, Json]]] = defaultdict(list)
@@ -238,17 +232,21 @@ class Oracle:
         data = event.data
         if event.topic == REGISTERED:
             self.registrations[data["entity_id"]].append(event)
+            self.batch_heard[data["entity_id"]].append(event.time)
             for essay in data["essay_ids"]:
                 self.listings[essay].append((event, data["entity_id"]))
+                self.essay_heard[essay].append(event.time)
         elif event.topic == SLOT:
             self.slots[data["essay_id"]].append(event)
             self._place(event, data["essay_id"], data["batch_id"])
         elif event.topic == OUTCOME:
             self.outcomes[data["batch_id"]].append(event)
+            self.batch_heard[data["batch_id"]].append(event.time)
             for essay in chain(_processed(event), data["failed_essay_ids"]):
                 self._place(event, essay, data["batch_id"])
         elif event.topic == PIPELINE_END:
             self.ends[data["batch_id"]].append(event)
+            self.batch_heard[data["batch_id"]].append(event.time)
         elif event.topic == SPELLCHECK_OLDER:
             self._note_spellcheck(event, data["system_metadata"]["parent_id"])
         elif event.topic == SPELLCHECK_RICH:
@@ -262,8 +260,11 @@ class Oracle:
             self._note_ai_feedback(event)
 
     def _place(self, event: Event, essay: str, batch_id: str | None) -> None:
+        """A message speaks of an essay, and places it if it names a batch."""
+        self.essay_heard[essay].append(event.time)
         if batch_id:
             self.placements[essay].append((event, batch_id))
+            self.batch_heard[batch_id].append(event.time)
 
     def _note_spellcheck(self, event: Event, batch_id: str) -> None:
         data = event.data
@@ -286,6 +287,7 @@ class Oracle:
         data = event.data
         batch_id = data["batch_id"] if event.topic == CJ_RICH else data["entity_id"]
         self.cj_words[batch_id].append(event)
+        self.batch_heard[batch_id].append(event.time)
         if event.topic == CJ_RICH:
             metadata = data.get("assessment_metadata") or {}
             for entry in data["essay_results"]:
@@ -315,6 +317,7 @@ class Oracle:
 
     def _note_place(self, event: Event, essay: str, rank: int | None, score: float | None) -> None:
         if rank is not None or score is not None:
+            self.essay_heard[essay].append(event.time)
             shown = {"cj_rank": rank, "cj_score": score}
             self.results[essay, "cj_assessment"].append(Result(event, None, shown))
 
@@ -393,12 +396,15 @@ class Oracle:
             return Standing("completed", outcome.time) if essay in _processed(outcome) else None
 
         own = self.own_result(essay, phase)
+        listed = outcome if outcome and listed_as_failed and (own is None or outcome.clock > own.clock) else None
         verdict = _latest(self.cj_words.get(batch_id, ())) if phase == "cj_assessment" else None
         if own is None and verdict is not None and verdict.topic == CJ_FAILED:
-            return Standing("failed", verdict.time, _failure(verdict.data))
-        if outcome is not None and listed_as_failed and (own is None or outcome.clock > own.clock):
+            # Where the outcome says so too, the rules do not say which of the two decided.
+            since = Either((outcome.time, verdict.time)) if outcome is not None and listed else verdict.time
+            return Standing("failed", since, _failure(verdict.data))
+        if listed is not None:
             failure = own.failure if own is not None else None
-            return Standing("failed", outcome.time, failure or Failure("PHASE_OUTCOME_FAILED", None))
+            return Standing("failed", listed.time, failure or Failure("PHASE_OUTCOME_FAILED", None))
         if own is None:
             return None
         return Standing("failed" if own.failure else "completed", own.event.time, own.failure)
@@ -481,7 +487,7 @@ class Oracle:
         waiting = [phase for phase in CURRENT_PHASE_ORDER if phase in matter and phase not in outcomes]
         rich = _latest(word for word in self.cj_words.get(batch_id, ()) if word.topic == CJ_RICH)
         verdict = _latest(self.cj_words.get(batch_id, ()))
-        last_updated = max(self._messages_about(batch_id))
+        heard = chain(self.batch_heard[batch_id], *(self.essay_heard[essay] for essay in members))
         requested_phases = [phase for phase in requested or () if phase in PHASES]
         return {
             "batch_id": batch_id,
@@ -509,13 +515,13 @@ class Oracle:
                     for phase, outcome in outcomes.items()
                 }
             ),
-            "essays": [self._essay_answer(batch_id, essay, last_updated) for essay in members],
+            "essays": [self._essay_answer(batch_id, essay) for essay in members],
             "student_prompt_ref": registration.data.get("student_prompt_ref"),
             "error_detail": _error_detail(_failure(verdict.data))
             if verdict is not None and verdict.topic == CJ_FAILED
             else Anything(),
             "created_at": self.created_at(batch_id),
-            "last_updated": last_updated,
+            "last_updated": max(heard),
             "processing_started_at": min(begun, default=None),
             "processing_completed_at": finished_at,
         }
@@ -524,30 +530,14 @@ class Oracle:
         """The earliest registration's time."""
         return min(registration.time for registration in self.registrations[batch_id])
 
-    def _messages_about(self, batch_id: str) -> Iterator[datetime]:
-        for kind in (self.registrations, self.outcomes, self.ends, self.cj_words):
-            for event in kind.get(batch_id, ()):
-                yield event.time
-        for essay in self.members.get(batch_id, ()):
-            yield from self._messages_of(essay)
-
-    def _messages_of(self, essay: str) -> Iterator[datetime]:
-        for slot in self.slots.get(essay, ()):
-            yield slot.time
-        for phase in PHASES:
-            for result in self.results.get((essay, phase), ()):
-                yield result.event.time
-
-    def _essay_answer(self, batch_id: str, essay: str, batch_last_updated: datetime) -> Json:
+    def _essay_answer(self, batch_id: str, essay: str) -> Json:
         slot = _latest(self.slots.get(essay, ()))
-        own_latest = max(self._messages_of(essay), default=None)
         answer: Json = {
             "essay_id": essay,
             "filename": slot.data.get("original_file_name") if slot else None,
             "file_upload_id": slot.data.get("file_upload_id") if slot else None,
             "original_text_storage_id": slot.data["text_storage_id"] if slot else None,
-            # The rules do not say whether an outcome that lists an essay is a message about the essay.
-            "last_updated": Between(own_latest, batch_last_updated) if own_latest else Anything(),
+            "last_updated": max(self.essay_heard[essay]),
         }
         for phase, fields in _SHOWN.items():
             standing = self.standing(batch_id, essay, phase)

@@ -7,11 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from demo.observer import Observer
 from demo.oracle import CLIENT_STATUS, Oracle
-from demo.player import Player
 from demo.verdict import (
     Difference,
     Published,
@@ -28,6 +26,23 @@ Progress = Callable[[int], None]
 _STALLED_SECONDS = 30.0
 _SETTLE_SECONDS = 20.0
 _POLL_SECONDS = 0.2
+
+
+class Broker(Protocol):
+    """What is needed of `demo.player.Player`."""
+
+    def mark_the_start(self) -> None: ...
+    def play(self, messages: Sequence[Message], on_progress: Progress, /) -> None: ...
+    def folded(self) -> int: ...
+    def published(self) -> list[Published]: ...
+
+
+class Service(Protocol):
+    """What is needed of `demo.observer.Observer`."""
+
+    def batch(self, batch_id: str, /) -> Json | None: ...
+    def user(self, user_id: str, /, **query: str) -> tuple[list[str], set[int]]: ...
+    def quarantined(self) -> Counter[str]: ...
 
 
 class PerformanceError(RuntimeError):
@@ -53,8 +68,8 @@ class Performance:
 def perform(
     messages: Sequence[Message],
     oracle: Oracle,
-    player: Player,
-    observer: Observer,
+    broker: Broker,
+    service: Service,
     *,
     grace_seconds: float,
     playing: Progress,
@@ -70,36 +85,36 @@ def perform(
     Raises:
         PerformanceError: the service stopped folding.
     """
-    already_quarantined = observer.quarantined()
-    player.mark_the_start()
+    already_quarantined = service.quarantined()
+    broker.mark_the_start()
     started = time.monotonic()
-    player.play(messages, playing)
+    broker.play(messages, playing)
     playing(len(messages))
     played_after = time.monotonic() - started
-    _wait_until_folded(player, len(messages), folding, check_service)
+    _wait_until_folded(broker, len(messages), folding, check_service)
     folded_after = time.monotonic() - started
     # Had the grace run out between a pipeline's end and what it overtook, that would have been right too.
     early_grace = folded_after >= grace_seconds
 
     def quarantined() -> Counter[str]:
-        return observer.quarantined() - already_quarantined
+        return service.quarantined() - already_quarantined
 
     deadline = time.monotonic() + grace_seconds + _SETTLE_SECONDS
     batch_ids = oracle.batch_ids()
     waiting = list(batch_ids)
     while time.monotonic() < deadline:
         check_service()
-        waiting = [each for each in waiting if any(batch_differences(oracle, each, observer.batch(each)))]
+        waiting = [each for each in waiting if any(batch_differences(oracle, each, service.batch(each)))]
         settling(len(batch_ids) - len(waiting))
-        if not waiting and not any(_published(oracle, player.published(), early_grace)):
+        if not waiting and not any(_published(oracle, broker.published(), early_grace)):
             break
         time.sleep(_POLL_SECONDS)
     settled_after = time.monotonic() - started
 
-    answers = {batch_id: observer.batch(batch_id) for batch_id in batch_ids}
-    published = player.published()
+    answers = {batch_id: service.batch(batch_id) for batch_id in batch_ids}
+    published = broker.published()
     found = [each for batch_id in batch_ids for each in batch_differences(oracle, batch_id, answers[batch_id])]
-    found += _lists(oracle, observer)
+    found += _lists(oracle, service)
     found += _published(oracle, published, early_grace)
     found += _quarantine(oracle, messages, quarantined())
     return Performance(
@@ -116,11 +131,11 @@ def perform(
     )
 
 
-def _wait_until_folded(player: Player, total: int, folding: Progress, check_service: Callable[[], None]) -> None:
+def _wait_until_folded(broker: Broker, total: int, folding: Progress, check_service: Callable[[], None]) -> None:
     folded, moved = -1, time.monotonic()
     while folded < total:
         check_service()
-        now = player.folded()
+        now = broker.folded()
         if now != folded:
             folded, moved = now, time.monotonic()
             folding(folded)
@@ -131,15 +146,15 @@ def _wait_until_folded(player: Player, total: int, folding: Progress, check_serv
         time.sleep(_POLL_SECONDS / 2)
 
 
-def _lists(oracle: Oracle, observer: Observer) -> Iterator[Difference]:
+def _lists(oracle: Oracle, service: Service) -> Iterator[Difference]:
     for user_id, expected in oracle.users().items():
-        ids, totals = observer.user(user_id)
+        ids, totals = service.user(user_id)
         for total in totals:
             yield from user_differences(f"user {user_id}", expected, ids, total)
         status = {batch_id: str((oracle.answer(batch_id) or {})["overall_status"]) for batch_id in expected}
         for word in sorted({*status.values(), *(CLIENT_STATUS[each] for each in status.values())}):
             some = [each for each in expected if word in (status[each], CLIENT_STATUS[status[each]])]
-            ids, totals = observer.user(user_id, status=word)
+            ids, totals = service.user(user_id, status=word)
             for total in totals:
                 yield from user_differences(f"user {user_id}, status={word}", some, ids, total)
 

@@ -21,8 +21,8 @@ _SHOWN_DIFFERENCES = 40
 _PLAIN_STEPS = 4
 
 STAND_INS = (
-    "PostgreSQL, Valkey (for Redis) and the Kafka broker run embedded, from Python wheels, and are stand-ins: the broker "
-    "is librdkafka's mock cluster, in memory. The service itself is the real one, in its own process."
+    "PostgreSQL, Valkey (for Redis) and the Kafka broker run embedded, from Python wheels, and are stand-ins: "
+    "the broker is librdkafka's mock cluster, in memory. The service itself is the real one, in its own process."
 )
 
 
@@ -104,8 +104,8 @@ class Report:
         """What is not as the oracle expects, field by field."""
         if not differences:
             self._console.print(
-                "[bold green]Everything is as the oracle expects: every batch, every user's list, every published message "
-                "and the quarantine.[/]"
+                "[bold green]Everything is as the oracle expects: every batch, every user's list, every published "
+                "message and the quarantine.[/]"
             )
             return
         self._console.print(f"[bold red]{len(differences)} differences from what the oracle expects[/]")

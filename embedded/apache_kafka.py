@@ -123,6 +123,11 @@ class ApacheKafka(_Broker):
         return _version()
 
     @staticmethod
+    def installed() -> bool:
+        """Whether it was fetched before."""
+        return _installation().exists()
+
+    @staticmethod
     def available() -> bool:
         """Whether this machine has what it takes; whether Maven can fetch the broker is seen by `install` only."""
         return ApacheKafka.why_unavailable() is None
@@ -209,8 +214,11 @@ def _version() -> str:
 
 
 def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base, "result-aggregator-service")
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(base or Path.home() / ".cache", "result-aggregator-service")
+    except RuntimeError as error:
+        raise ServerError(f"no folder for a cache of Apache Kafka: {error}") from error
 
 
 def _installation() -> Path:

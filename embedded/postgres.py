@@ -19,8 +19,8 @@ from embedded.process import LOOPBACK, ServerError, ServerProcess, first_closed_
 
 _SUPERUSER = "postgres"
 _INITDB_TIMEOUT_SECONDS = 120.0
-# Most of the wheel is not needed to run a server.
-_NOT_COPIED = shutil.ignore_patterns("include", "*.a", "pginstall", "__pycache__", "pg_*", "psql", "ecpg", "pgbench")
+# Of the wheel, another version of PostgreSQL ("pginstall") and what only compilers read.
+_NOT_COPIED = shutil.ignore_patterns("pginstall", "include", "*.a", "__pycache__")
 
 
 class EmbeddedPostgres(ServerProcess):

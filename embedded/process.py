@@ -118,9 +118,7 @@ class _ForkingThread:
     """
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[
-            tuple[Callable[[], subprocess.Popen[bytes]], Future[subprocess.Popen[bytes]]]
-        ] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[_Fork, Future[subprocess.Popen[bytes]]]] = queue.SimpleQueue()
         threading.Thread(target=self._serve, name="embedded-servers", daemon=True).start()
 
     def _serve(self) -> None:
@@ -203,14 +201,15 @@ def run_tool(
 
 def plain_environment() -> dict[str, str]:
     """An environment in which no variable of the caller (PGPORT, KAFKA_OPTS, a language) changes what a server does."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    # The last one is for the Python that runs launch.py, which may not find its own library without.
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH") if name in os.environ}
     return {**kept, "LC_ALL": "C", "TZ": "UTC"}
 
 
 def descendants(pid: int) -> list[int]:
     """The pids of all processes below `pid`: PostgreSQL's children are process groups of their own."""
     children: dict[int, list[int]] = {}
-    for child, parent in _parents():
+    for child, parent, _ in _processes():
         children.setdefault(parent, []).append(child)
     found: list[int] = []
     waiting = [pid]
@@ -221,20 +220,21 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def _parents() -> Iterator[tuple[int, int]]:
-    if Path("/proc/self/stat").exists():
-        for entry in os.scandir("/proc"):
-            if entry.name.isdigit():
-                # A process may end while it is looked at.
-                with contextlib.suppress(OSError):
-                    # The name, in parentheses, may hold anything; state and parent follow it.
-                    fields = Path(entry.path, "stat").read_text(errors="replace").rpartition(")")[2].split()
-                    yield int(entry.name), int(fields[1])
-        return
-    listing = subprocess.run(["ps", "-A", "-o", "pid=", "-o", "ppid="], capture_output=True, text=True, check=True)
-    for line in listing.stdout.splitlines():
-        child, parent = line.split()
-        yield int(child), int(parent)
+def _processes() -> list[tuple[int, int, str]]:
+    """Pid, parent's pid and state (a letter) of each process of the machine."""
+    if not Path("/proc/self/stat").exists():
+        command = ["ps", "-A", "-o", "pid=", "-o", "ppid=", "-o", "state="]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        lines = [line.split() for line in listing.splitlines()]
+        return [(int(pid), int(parent), state[0]) for pid, parent, state in lines]
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        # A process may end while it is looked at.
+        with contextlib.suppress(OSError):
+            # Its name, in parentheses, may hold anything; state and parent follow it.
+            state, parent = Path("/proc", name, "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
+            found.append((int(name), int(parent), state))
+    return found
 
 
 def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
@@ -249,10 +249,7 @@ def _is_gone(pid: int) -> bool:
     except ProcessLookupError:
         return True
     # What has ended but was not yet collected by its own parent still has a pid.
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return not Path("/proc/self/stat").exists()
+    return any(child == pid and state in "ZX" for child, _, state in _processes())
 
 
 # Reads its standard input: a byte means that the pause is over; the end of the file, that the pausing process has died.

@@ -130,7 +130,12 @@ class Servers:
     def line(self) -> str:
         """One line that names the servers of this run, without a start of any."""
         lack = ApacheKafka.why_unavailable()
-        kafka = f"Apache Kafka {ApacheKafka.version()}" if lack is None else f"librdkafka's mock of Kafka ({lack})"
+        if lack is not None:
+            kafka = f"librdkafka's mock of Kafka, {lack}"
+        elif ApacheKafka.installed():
+            kafka = f"Apache Kafka {ApacheKafka.version()}"
+        else:
+            kafka = f"Apache Kafka {ApacheKafka.version()}, which the first use fetches in a minute"
         choices = (
             (POSTGRES_VARIABLE, "PostgreSQL", POSTGRES_IMAGE, "PostgreSQL 18"),
             (REDIS_VARIABLE, "Redis", REDIS_IMAGE, "Valkey 9"),

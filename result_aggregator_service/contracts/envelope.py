@@ -3,7 +3,7 @@
 from typing import Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializeAsAny
 
 from result_aggregator_service.contracts.fields import Text, Timestamp
 
@@ -26,5 +26,5 @@ class Envelope(WireModel, Generic[PayloadT]):
     schema_version: Literal[1] = 1
     correlation_id: UUID
     data_schema_uri: str | None = None
-    data: PayloadT
+    data: SerializeAsAny[PayloadT]
     metadata: dict[str, object] | None = None

@@ -3,6 +3,7 @@
 Every function below tells what one kind of message states; the table at the foot says which function is whose.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
@@ -110,6 +111,17 @@ def fold(events: Iterable[Event], into: Facts | None = None) -> Facts:
     for event in events:
         FOLDS[type(event.payload)](facts, event, event.payload)
     return facts
+
+
+def results_by_phase(facts: Facts) -> Counter[Phase]:
+    """How many essay results some facts hold, by phase."""
+    phases: dict[type[Facet], Phase] = {
+        SpellcheckResult: Phase.SPELLCHECK,
+        CJResult: Phase.CJ_ASSESSMENT,
+        NlpResult: Phase.NLP,
+        AIFeedbackResult: Phase.AI_FEEDBACK,
+    }
+    return Counter(phases[kind] for essay in facts.essays.values() for kind in essay.facets if kind in phases)
 
 
 def fold_registration(facts: Facts, event: Event, payload: consumed.BatchEssaysRegistered) -> None:

@@ -3,13 +3,15 @@
 Invariant: when `project` returns, everything in the poll is durable, or is known to have been before.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
+from result_aggregator_service.contracts.enums import Phase
 from result_aggregator_service.domain.event import Event
-from result_aggregator_service.domain.fold import fold
+from result_aggregator_service.domain.fold import fold, results_by_phase
 from result_aggregator_service.projection.completion import Completion
 from result_aggregator_service.storage.engine import Database, WriteSession
 from result_aggregator_service.storage.inbox import Inbox, InboxEntry
@@ -27,13 +29,46 @@ class SeenMarks(Protocol):
         """Mark messages whose transaction has committed."""
 
 
+class KafkaRecord(Protocol):
+    """A record as aiokafka gives it; `timestamp` is Kafka's, in milliseconds."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A decoded message and where it was read."""
+    """A decoded message and the record it was read from."""
 
     event: Event
-    partition: int
-    offset: int
+    record: KafkaRecord
+
+
+def bad_message(record: KafkaRecord, error_type: str, error: str) -> BadMessage:
+    """A record on its way to quarantine."""
+    return BadMessage(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        key=record.key,
+        value=record.value,
+        headers=record.headers,
+        produced_ms=record.timestamp,
+        error_type=error_type,
+        error=error,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +84,12 @@ class Poll:
 
 @dataclass
 class Projected:
-    """What came of a poll: the events folded now, those folded before, and whose answers may have changed."""
+    """What came of a poll: events folded now and before, whose answers may have changed, essay results."""
 
     folded: list[Event] = field(default_factory=list)
     duplicates: list[Event] = field(default_factory=list)
     touched: Touched = field(default_factory=Touched)
+    results: Counter[Phase] = field(default_factory=Counter)
 
 
 class Projector:
@@ -93,7 +129,9 @@ class Projector:
         self, session: WriteSession, database_id: str, messages: Sequence[Message], projected: Projected
     ) -> None:
         entries = {
-            m.event.clock.event_id: InboxEntry(m.event.clock.event_id, m.event.topic, m.partition, m.offset)
+            m.event.clock.event_id: InboxEntry(
+                m.event.clock.event_id, m.record.topic, m.record.partition, m.record.offset
+            )
             for m in reversed(messages)
         }
         for event_id in await self._marks.seen(database_id, list(entries)):
@@ -107,7 +145,9 @@ class Projector:
             else:
                 projected.duplicates.append(message.event)
         if projected.folded:
-            projected.touched = await self._repository.store(session, fold(projected.folded))
+            facts = fold(projected.folded)
+            projected.results = results_by_phase(facts)
+            projected.touched = await self._repository.store(session, facts)
             await self._completion.settle(session, projected.touched)
         if projected.duplicates:
             # The first delivery may have died between its commit and its invalidation.

@@ -510,8 +510,6 @@ def plain(expected: object) -> Any:
             return expected
         case _ if hasattr(expected, "isoformat"):
             return expected.isoformat()
-        case _ if hasattr(expected, "earliest"):
-            return expected.earliest.isoformat()
         case _:
             return "anything"
 

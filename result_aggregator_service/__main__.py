@@ -1,0 +1,53 @@
+"""The command line: `python -m result_aggregator_service [serve]`. Settings come from the environment only."""
+
+import asyncio
+import sys
+from typing import NoReturn
+
+import click
+import uvloop
+
+from result_aggregator_service import __version__
+from result_aggregator_service.observability.logging import configure_logging
+from result_aggregator_service.settings import Settings, SettingsError
+
+
+@click.group(invoke_without_command=True)
+@click.version_option(__version__)
+@click.pass_context
+def main(context: click.Context) -> None:
+    """HuleEdu's Result Aggregator Service."""
+    if context.invoked_subcommand is None:
+        context.invoke(serve)
+
+
+@main.command()
+def serve() -> None:
+    """Consume, publish and answer until told to stop (the default command)."""
+    from result_aggregator_service.server import serve as serve_until_stopped
+
+    settings = load_settings()
+    configure_logging(settings)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            sys.exit(runner.run(serve_until_stopped(settings)))
+    except SettingsError as error:
+        fail(error)
+
+
+def load_settings() -> Settings:
+    """The settings, or the end of the process with one clear line."""
+    try:
+        return Settings.load()
+    except SettingsError as error:
+        fail(error)
+
+
+def fail(error: SettingsError) -> NoReturn:
+    """End the process."""
+    click.echo(f"result-aggregator-service: {error}", err=True)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main(prog_name="result-aggregator-service")

@@ -1,0 +1,48 @@
+"""The API's questions about batches."""
+
+from dishka import FromDishka
+from quart import Blueprint, Response, request
+from quart_dishka import inject
+
+from result_aggregator_service.api.answers import BatchAnswers
+from result_aggregator_service.api.errors import batch_not_found
+from result_aggregator_service.api.inputs import page_query, path_id
+from result_aggregator_service.cache.cache_manager import Answer
+
+blueprint = Blueprint("batches", __name__, url_prefix="/internal/v1/batches")
+
+#: Answers are for the one service that asked, and are to be asked for again each time, by their tag.
+_CACHING = {"Cache-Control": "private, no-cache", "Vary": "X-Internal-API-Key, X-Service-ID"}
+
+
+@blueprint.get("/<batch_id>/status")
+@inject
+async def get_batch_status(batch_id: str, answers: FromDishka[BatchAnswers]) -> Response:
+    """The batch with all its essays."""
+    asked = path_id("batch_id", batch_id)
+    answer = await answers.batch_status(asked)
+    if answer is None:
+        raise batch_not_found(asked)
+    return _respond(answer)
+
+
+@blueprint.get("/user/<user_id>")
+@inject
+async def get_user_batches(user_id: str, answers: FromDishka[BatchAnswers]) -> Response:
+    """A page of the user's batches, newest first."""
+    asked, page = path_id("user_id", user_id), page_query(request)
+    answer = await answers.user_batches(
+        asked, limit=page.limit, offset=page.offset, status=page.status, statuses=page.statuses
+    )
+    return _respond(answer)
+
+
+def _respond(answer: Answer) -> Response:
+    """The answer, or 304 if the client has it already."""
+    headers = {**_CACHING, "ETag": f'"{answer.etag}"'}
+    known = request.if_none_match
+    if known.star_tag or known.contains_weak(answer.etag):
+        response = Response(b"", 304, headers)
+        del response.headers["Content-Type"]
+        return response
+    return Response(answer.body, 200, headers, content_type="application/json")

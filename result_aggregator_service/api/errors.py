@@ -1,0 +1,151 @@
+"""Every error an HTTP client can meet, as RFC 9457 problem JSON, made in one place. Nothing internal is told."""
+
+from http import HTTPStatus
+from urllib.parse import quote
+
+import orjson
+import structlog
+from pydantic import JsonValue
+from quart import Quart, Response, g, request
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from werkzeug.exceptions import HTTPException
+
+RETRY_AFTER_SECONDS = 5
+
+#: SQLSTATE classes and codes that speak of the server's state rather than of the statement: connection trouble,
+#: out of resources, operator's intervention, system errors, a transaction to be repeated, tables not yet migrated.
+_UNAVAILABLE_SQLSTATES = ("08", "53", "57", "58", "40", "25006", "42P01", "42703", "3D000", "28")
+
+log = structlog.get_logger(__name__)
+
+
+class ProblemError(Exception):
+    """An error to be told to the client. `error` is its stable name; `details` name the field or thing at fault."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        error: str,
+        detail: str,
+        *,
+        details: dict[str, JsonValue] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.error = error
+        self.detail = detail
+        self.details = details or {}
+        self.headers = headers or {}
+
+
+def bad_input(field: str, fault: str, allowed: str) -> ProblemError:
+    """400: a field of the request is wrong."""
+    return ProblemError(
+        HTTPStatus.BAD_REQUEST,
+        "invalid_input",
+        f"{field}: {fault}; allowed: {allowed}",
+        details={"field": field, "allowed": allowed},
+    )
+
+
+def batch_not_found(batch_id: str) -> ProblemError:
+    """404: there is no such batch."""
+    return ProblemError(HTTPStatus.NOT_FOUND, "batch_not_found", "no such batch", details={"batch_id": batch_id})
+
+
+def unauthorized() -> ProblemError:
+    """401: without a word on what was wrong."""
+    return ProblemError(
+        HTTPStatus.UNAUTHORIZED,
+        "unauthorized",
+        "valid credentials of an internal service are required",
+        headers={"WWW-Authenticate": 'InternalApiKey realm="internal"'},
+    )
+
+
+def too_slow(seconds: float) -> ProblemError:
+    """503: the request outlived `API_TIMEOUT_SECONDS`."""
+    return ProblemError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "timeout",
+        f"no answer within {seconds:g} seconds",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+    )
+
+
+def install_error_handlers(app: Quart) -> None:
+    """Answer every exception with a problem."""
+
+    async def answer(error: Exception) -> Response:
+        problem = _problem(error)
+        g.problem = problem
+        return problem_response(problem)
+
+    app.register_error_handler(HTTPException, answer)
+    app.register_error_handler(Exception, answer)
+
+
+def problem_response(problem: ProblemError) -> Response:
+    """The problem as a response to the present request."""
+    body = orjson.dumps(
+        {
+            "type": f"urn:huleedu:ras:problem:{problem.error}",
+            "title": problem.status.phrase,
+            "status": problem.status.value,
+            "detail": problem.detail,
+            "instance": quote(request.path, safe="/%:@!$&'()*+,;=-._~"),
+            "error": problem.error,
+            "details": problem.details,
+            "correlation_id": g.correlation_id,
+        }
+    )
+    headers = {"Cache-Control": "no-store", **problem.headers}
+    return Response(body, problem.status, headers, content_type="application/problem+json")
+
+
+def _problem(error: Exception) -> ProblemError:
+    """What a client is told of an exception."""
+    if isinstance(error, ProblemError):
+        return error
+    if isinstance(error, HTTPException) and error.code is not None:
+        return _http_problem(error)
+    if _is_outage(error):
+        log.warning("database_unavailable", error_type=type(error).__name__, reason=str(error).partition("\n")[0])
+        return ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "unavailable",
+            "the read model cannot be reached now",
+            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+        )
+    log.error("request_failed", exc_info=error)
+    return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the request could not be answered")
+
+
+def _http_problem(error: HTTPException) -> ProblemError:
+    """What the framework refuses: an unknown path, a wrong method, a body that is too large."""
+    status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+    kept = {"allow", "retry-after"}
+    headers = {name: value for name, value in error.get_headers() if name.lower() in kept}
+    return ProblemError(
+        status, _NAMES.get(status, status.name.lower()), _DETAILS.get(status, status.phrase), headers=headers
+    )
+
+
+_NAMES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "content_too_large"}
+_DETAILS = {
+    HTTPStatus.NOT_FOUND: "there is nothing at this path",
+    HTTPStatus.METHOD_NOT_ALLOWED: "this path does not take the method",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the request's body is too large; requests here need none",
+}
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether PostgreSQL is away, rather than asked something wrong. Redis is never the cause of an exception here."""
+    if isinstance(error, OperationalError | InterfaceError | DisconnectionError | PoolTimeoutError):
+        return True
+    if isinstance(error, DBAPIError):
+        sqlstate = str(getattr(error.orig, "sqlstate", None) or "")
+        return error.connection_invalidated or sqlstate.startswith(_UNAVAILABLE_SQLSTATES)
+    return isinstance(error, OSError | TimeoutError)

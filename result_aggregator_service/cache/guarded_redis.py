@@ -1,0 +1,105 @@
+"""Every call to Redis goes through here: bounded in time, counted when it fails, not made while Redis is in trouble.
+
+Nothing that the service promises may depend on a call being made: callers go on without it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.resilience.circuit_breaker import BreakerState, CircuitBreaker
+from result_aggregator_service.settings import Settings
+
+MAX_CONNECTIONS = 50
+SECONDS_OPEN = 5.0
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+class RedisUnavailableError(Exception):
+    """Redis did not take a call in time, refused it, or was not asked because it is in trouble."""
+
+
+def create_redis_client(settings: Settings) -> Redis:
+    """A client whose waits all end within `REDIS_TIMEOUT_SECONDS`: for a free connection, to connect, for an answer."""
+    options: dict[str, object] = {
+        "protocol": 2,
+        "socket_timeout": settings.redis_timeout_seconds,
+        "socket_connect_timeout": settings.redis_timeout_seconds,
+        # Once more, at once: a pooled connection may have died with the server's last process.
+        "retry": Retry(NoBackoff(), 1),
+    }
+    if settings.redis_ssl_ca_file is not None:
+        options["ssl_ca_certs"] = str(settings.redis_ssl_ca_file)
+    pool = BlockingConnectionPool.from_url(
+        settings.redis_url.get_secret_value(),
+        max_connections=MAX_CONNECTIONS,
+        timeout=settings.redis_timeout_seconds,
+        **options,
+    )
+    return Redis.from_pool(pool)
+
+
+class GuardedRedis:
+    """Redis behind a time limit and a circuit breaker; one for each process, whatever it is used for."""
+
+    def __init__(
+        self, client: Redis, metrics: Metrics, *, timeout_seconds: float, seconds_open: float = SECONDS_OPEN
+    ) -> None:
+        self._client = client
+        self._metrics = metrics
+        self._timeout_seconds = timeout_seconds
+        self._seconds_open = seconds_open
+        self._probing = False
+        self._breaker = CircuitBreaker(seconds_open=seconds_open, on_change=self._breaker_changed)
+
+    async def call(
+        self, operation: str, command: Callable[[Redis], Awaitable[T]], *, even_if_in_trouble: bool = False
+    ) -> T:
+        """Let `command` talk to Redis. An open breaker is passed only `even_if_in_trouble`.
+
+        Raises:
+            RedisUnavailableError: there is no answer; whether the command was executed is not known.
+        """
+        if not even_if_in_trouble and not self._may_try():
+            raise RedisUnavailableError(f"{operation}: Redis is in trouble and is left alone")
+        probing = self._breaker.state is BreakerState.HALF_OPEN and not self._probing
+        self._probing = self._probing or probing
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                answer = await command(self._client)
+        except ResponseError as error:
+            # It refuses this call (it is full, say), but it is there: others may do.
+            self._metrics.cache_errors.labels(operation).inc()
+            self._breaker.succeeded()
+            raise RedisUnavailableError(f"{operation}: {error}") from error
+        except (RedisError, OSError, TimeoutError) as error:
+            self._metrics.cache_errors.labels(operation).inc()
+            # An open breaker is passed by writers only; what they meet must not keep it open for longer.
+            if self._breaker.state is not BreakerState.OPEN:
+                self._breaker.failed()
+            raise RedisUnavailableError(f"{operation}: {type(error).__name__}: {error}") from error
+        finally:
+            if probing:
+                self._probing = False
+        self._breaker.succeeded()
+        return answer
+
+    def _may_try(self) -> bool:
+        """While it is half open one call at a time finds out whether Redis is back; the others do without."""
+        return self._breaker.allows() and not self._probing
+
+    def _breaker_changed(self, state: BreakerState) -> None:
+        self._metrics.circuit_breaker_state.labels("redis").set(state)
+        if state is BreakerState.OPEN:
+            log.warning("redis_left_alone", seconds=self._seconds_open)
+        elif state is BreakerState.CLOSED:
+            log.info("redis_in_use")

@@ -1,0 +1,123 @@
+"""The grace of batches whose results stay away, by a clock that every replica shares and no restart loses.
+
+The caught-up clock is a counter of seconds in the database. It runs, by the database's time, only from one tick to the
+next and only if the whole group was caught up at both: so time in which results may just be waiting in Kafka does not
+count, nor does time in which nobody ticked.
+"""
+
+import asyncio
+import contextlib
+
+import structlog
+from aiokafka.errors import KafkaError
+from sqlalchemy import text
+
+from result_aggregator_service.consumer.group_lag import GroupLag
+from result_aggregator_service.heartbeat import Heartbeat
+from result_aggregator_service.projection.completion import Completion
+from result_aggregator_service.settings import Settings
+from result_aggregator_service.storage.engine import Database
+from result_aggregator_service.storage.errors import is_trouble
+from result_aggregator_service.storage.pending_invalidations import PendingInvalidations
+from result_aggregator_service.storage.projection_repository import ProjectionRepository
+
+_log = structlog.get_logger(__name__)
+
+_SECONDS_BETWEEN_TICKS = 1.0
+#: A longer step than this means that nobody ticked for a while: it counts for no more.
+_LONGEST_STEP_SECONDS = 3.0
+_BATCHES_AT_ONCE = 100
+
+_TICK = text(
+    """
+    UPDATE service_state SET
+        caught_up_seconds = caught_up_seconds + CASE WHEN caught_up AND :caught_up
+            THEN least(greatest(extract(epoch FROM clock_timestamp() - ticked_at)::float8, 0), :longest_step)
+            ELSE 0 END,
+        ticked_at = clock_timestamp(),
+        caught_up = :caught_up
+    """
+)
+_RUN_OUT = text(
+    """
+    SELECT b.batch_id FROM batch_results b, service_state s
+    WHERE b.grace_due <= s.caught_up_seconds ORDER BY b.grace_due LIMIT :limit
+    """
+)
+
+
+class GraceKeeper:
+    """Ticks the caught-up clock and finishes the batches whose grace has run out."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        repository: ProjectionRepository,
+        completion: Completion,
+        pending: PendingInvalidations,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._repository = repository
+        self._completion = completion
+        self._pending = pending
+        self._stopping = asyncio.Event()
+        self.heartbeat = Heartbeat()
+
+    def stop(self) -> None:
+        """Ask `run` to end."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Tick until stopped."""
+        while not self._stopping.is_set():
+            try:
+                async with GroupLag(self._settings) as group_lag:
+                    while not self._stopping.is_set():
+                        await self._turn(await group_lag.largest())
+                        await self._sleep()
+            except (KafkaError, OSError, TimeoutError) as error:
+                _log.debug("caught_up_clock_stands", reason=str(error) or type(error).__name__)
+            self.heartbeat.beat("waiting for Kafka")
+            await self._sleep()
+
+    async def _turn(self, lag: int) -> None:
+        self.heartbeat.beat("ticking")
+        try:
+            await self.tick(caught_up=lag <= self._settings.kafka_max_poll_records)
+            while await self.finish_some():
+                self.heartbeat.beat("finishing batches")
+        except Exception as error:
+            if not is_trouble(error):
+                raise
+            self.heartbeat.beat("waiting for PostgreSQL")
+            _log.warning("grace_waits", error=str(error).splitlines()[0])
+
+    async def tick(self, *, caught_up: bool) -> None:
+        """Move the caught-up clock on, if the group is caught up now and was at the last tick."""
+        async with self._database.transaction() as session:
+            await session.execute(_TICK, {"caught_up": caught_up, "longest_step": _LONGEST_STEP_SECONDS})
+
+    async def finish_some(self) -> bool:
+        """Finish batches whose grace has run out; whether there may be more."""
+        async with self._database.transaction() as session:
+            due = set(await session.scalars(_RUN_OUT, {"limit": _BATCHES_AT_ONCE}))
+            if not due:
+                return False
+            touched = await self._repository.lock(session, due)
+            # Looked at again under their locks: a result may have come in while they were being waited for.
+            now = await self._repository.caught_up_seconds(session)
+            still_due = {
+                batch_id
+                for batch_id, batch in (await self._repository.load(session, touched.batch_ids)).items()
+                if batch.judgement.grace_due is not None and batch.judgement.grace_due <= now
+            }
+            await self._completion.settle(session, touched, grant_grace_to=still_due)
+            await self._pending.add(session, touched.batch_ids, touched.user_ids)
+        _log.info("grace_ran_out", batches=len(still_due))
+        return len(due) == _BATCHES_AT_ONCE
+
+    async def _sleep(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), _SECONDS_BETWEEN_TICKS)

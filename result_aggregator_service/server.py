@@ -1,0 +1,98 @@
+"""Runs the service: the API and the metrics on their ports, until a signal or a dead loop ends it.
+
+uvicorn's own handling of signals raises the signal again at its end, so that nothing after it runs; here the service
+handles them, and the process ends with a status of its own.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+
+import structlog
+import uvicorn
+
+from result_aggregator_service.app import create_app, create_metrics_app
+from result_aggregator_service.providers import create_container
+from result_aggregator_service.settings import Settings, SettingsError
+from result_aggregator_service.supervisor import Supervisor
+
+_log = structlog.get_logger(__name__)
+_BACKLOG = 2048
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; return the process's exit status: 0, or 1 if a loop died.
+
+    Raises:
+        SettingsError: a port cannot be listened on.
+    """
+    sockets = [
+        _listen("PORT", settings.host, settings.port),
+        _listen("METRICS_PORT", settings.host, settings.metrics_port),
+    ]
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    container = create_container(settings)
+    try:
+        supervisor = await container.get(Supervisor)
+        api = _Server(_config(create_app(container), settings, lifespan="on"))
+        metrics = _Server(_config(create_metrics_app(container), settings, lifespan="off"))
+        serving = [
+            asyncio.create_task(server.serve([listener]), name=name)
+            for server, listener, name in ((api, sockets[0], "api server"), (metrics, sockets[1], "metrics server"))
+        ]
+        _log.info(
+            "service_started",
+            port=sockets[0].getsockname()[1],
+            metrics_port=sockets[1].getsockname()[1],
+            environment=settings.environment,
+        )
+        waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(supervisor.died.wait())]
+        await asyncio.wait([*waiting, *serving], return_when=asyncio.FIRST_COMPLETED)
+        failed = supervisor.died.is_set() or not stop.is_set()
+        _log.info("service_stopping", reason="a loop died" if supervisor.died.is_set() else "signal")
+        for task in waiting:
+            task.cancel()
+        api.should_exit = True  # its lifespan drains the loops
+        await serving[0]
+        metrics.should_exit = True
+        await serving[1]
+    finally:
+        await container.close()
+    _log.info("service_stopped", status=int(failed))
+    return int(failed)
+
+
+def _config(app: object, settings: Settings, *, lifespan: str) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http="httptools",
+        ws="none",
+        lifespan=lifespan,  # type: ignore[arg-type]
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(int(settings.shutdown_timeout_seconds / 2), 1),
+    )
+
+
+def _listen(setting: str, host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise SettingsError(f"{setting}: cannot listen on {host}:{port}: {error.strerror or error}") from None

@@ -1,0 +1,249 @@
+"""The read model in memory: what the database does with facts, said in the fewest words and on a single thread.
+
+It merges as the upserts merge, finds an essay's batch by the rule of `docs/semantics.md`, and settles as the service
+does after each poll. The database is compared with it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+from uuid import UUID
+
+from result_aggregator_service.contracts.enums import BatchStatus, Phase
+from result_aggregator_service.domain.announcements import (
+    Announcement,
+    assessment_announcement,
+    pipeline_results_id,
+    results_announcement,
+)
+from result_aggregator_service.domain.batch import (
+    BatchFacts,
+    EssayCounts,
+    EssayFacts,
+    EssayPhaseStatus,
+    FinishedBy,
+    current_phase,
+    error_count,
+    essay_status,
+    finished_by,
+    last_updated,
+    overall_status,
+    phases_that_matter,
+    processing_completed_at,
+    processing_started_at,
+)
+from result_aggregator_service.domain.event import Clock, Event
+from result_aggregator_service.domain.facets import (
+    AIFeedbackResult,
+    Assignment,
+    CJGrades,
+    CJResult,
+    CJVerdict,
+    EssayFile,
+    Facet,
+    Listing,
+    NlpResult,
+    Placement,
+    Registration,
+    SpellcheckMetrics,
+    SpellcheckResult,
+    later,
+)
+from result_aggregator_service.domain.fold import BatchRow, Facts, Row, fold
+from tests.unit.domain.messages import EXPECTED, SERVICE
+
+AnyFacet = TypeVar("AnyFacet", bound=Facet)
+
+
+@dataclass(frozen=True)
+class View:
+    """All that can be seen of a batch once it is settled."""
+
+    facts: BatchFacts
+    members: list[str]
+    status: BatchStatus
+    finished_by: FinishedBy | None
+    matter: list[Phase]
+    counts: EssayCounts
+    error_count: int
+    current_phase: Phase | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    last_updated: datetime
+    essays: dict[str, dict[Phase, EssayPhaseStatus | None]]
+
+
+class ReadModel:
+    """Folds polls, and tells what follows."""
+
+    def __init__(self, expected: Sequence[Phase] = EXPECTED) -> None:
+        self.expected = expected
+        self.facts = Facts()
+        self.grace: dict[str, Clock] = {}
+        self.announced: list[Announcement] = []
+
+    # What comes in.
+
+    def poll(self, *events: Event) -> list[Announcement]:
+        """Fold a poll by itself, merge it, settle; returns what is announced now."""
+        self.merge(fold(events))
+        return self.settle()
+
+    def merge(self, facts: Facts) -> None:
+        """Take facts as the upserts take them."""
+        for batch_id, batch in facts.batches.items():
+            known = self.facts.batches.setdefault(batch_id, BatchRow())
+            _merge_row(known, batch)
+            known.anchor_ids |= batch.anchor_ids
+            if batch.created_at is not None:
+                known.created(batch.created_at)
+        for essay_id, essay in facts.essays.items():
+            _merge_row(self.facts.essays.setdefault(essay_id, Row()), essay)
+        for key, outcome in facts.outcomes.items():
+            self.facts.outcomes[key] = later(self.facts.outcomes.get(key), outcome)
+        for event_id, end in facts.pipeline_ends.items():
+            self.facts.pipeline_ends.setdefault(event_id, end)
+        for job, assessment in facts.assessments.items():
+            self.facts.assessments.setdefault(job, assessment)
+
+    def run_grace(self) -> list[Announcement]:
+        """The grace of every batch that waits after a pipeline's end runs out; returns what is announced now."""
+        for batch_id in self.facts.batches:
+            batch = self.batch(batch_id)
+            horizon = batch.horizon()
+            if batch.pipeline_ends and horizon is not None and finished_by(batch, self.expected) is None:
+                self.grace[batch_id] = horizon
+        return self.settle()
+
+    def settle(self) -> list[Announcement]:
+        """Announce what is to be announced and has not been."""
+        known = self.ledger
+        fresh: list[Announcement] = []
+        for batch_id in sorted(self.facts.batches):
+            batch = self.batch(batch_id)
+            if finished_by(batch, self.expected) is None:
+                continue
+            status = overall_status(batch, self.expected)
+            announcement = results_announcement(batch, status, self.expected, SERVICE)
+            if announcement is not None and not known & {announcement.event_id, pipeline_results_id(batch, status)}:
+                fresh.append(announcement)
+        for (batch_id, _), assessment in sorted(self.facts.assessments.items()):
+            announcement = assessment_announcement(self.batch(batch_id), assessment, SERVICE)
+            if announcement is not None and announcement.event_id not in known:
+                fresh.append(announcement)
+        self.announced += fresh
+        return fresh
+
+    @property
+    def ledger(self) -> set[UUID]:
+        """The identities announced so far."""
+        return {announcement.event_id for announcement in self.announced}
+
+    # What can be seen.
+
+    def batch_of(self, essay_id: str) -> str | None:
+        """The batch an essay is in: of its listing, if that is in force and later than its placement; else placed."""
+        row = self.facts.essays[essay_id]
+        placement, listing = _facet(row, Placement), _facet(row, Listing)
+        if listing is not None:
+            registration = _facet(self.facts.batches[listing.batch_id], Registration)
+            in_force = registration is not None and registration.clock == listing.clock
+            if in_force and (placement is None or placement.clock < listing.clock):
+                return listing.batch_id
+        return None if placement is None else placement.batch_id
+
+    def essay(self, essay_id: str) -> EssayFacts:
+        row = self.facts.essays[essay_id]
+        assert row.heard_at is not None
+        return EssayFacts(
+            essay_id=essay_id,
+            batch_id=self.batch_of(essay_id),
+            heard_at=row.heard_at,
+            started_at=row.started_at,
+            file=_facet(row, EssayFile),
+            spellcheck=_facet(row, SpellcheckResult),
+            spellcheck_metrics=_facet(row, SpellcheckMetrics),
+            cj=_facet(row, CJResult),
+            cj_grades=_facet(row, CJGrades),
+            nlp=_facet(row, NlpResult),
+            ai_feedback=_facet(row, AIFeedbackResult),
+        )
+
+    def batch(self, batch_id: str = "b") -> BatchFacts:
+        """A batch with its essays, and those that its outcomes list as processed but that are elsewhere."""
+        row = self.facts.batches[batch_id]
+        assert row.heard_at is not None
+        outcomes = {phase: outcome for (owner, phase), outcome in self.facts.outcomes.items() if owner == batch_id}
+        listed = {essay_id for outcome in outcomes.values() for essay_id in outcome.processed_essay_ids}
+        ends = [end for end in self.facts.pipeline_ends.values() if end.batch_id == batch_id]
+        essays = {e: self.essay(e) for e in self.facts.essays if self.batch_of(e) == batch_id or e in listed}
+        return BatchFacts(
+            batch_id=batch_id,
+            heard_at=row.heard_at,
+            created_at=row.created_at,
+            started_at=row.started_at,
+            registration=_facet(row, Registration),
+            assignment=_facet(row, Assignment),
+            cj_verdict=_facet(row, CJVerdict),
+            grace_horizon=self.grace.get(batch_id),
+            anchor_ids=frozenset(row.anchor_ids),
+            outcomes=outcomes,
+            pipeline_ends=sorted(ends, key=lambda end: end.clock),
+            essays=dict(sorted(essays.items())),
+        )
+
+    def view(self, batch_id: str = "b") -> View:
+        batch = self.batch(batch_id)
+        status = overall_status(batch, self.expected)
+        matter = phases_that_matter(batch, self.expected)
+        return View(
+            facts=batch,
+            members=[essay.essay_id for essay in batch.members],
+            status=status,
+            finished_by=finished_by(batch, self.expected),
+            matter=matter,
+            counts=EssayCounts.of(batch, matter),
+            error_count=error_count(batch),
+            current_phase=current_phase(batch, status, self.expected),
+            started_at=processing_started_at(batch),
+            completed_at=processing_completed_at(batch),
+            last_updated=last_updated(batch),
+            essays={
+                essay.essay_id: {phase: essay_status(batch, essay, phase) for phase in Phase} for essay in batch.members
+            },
+        )
+
+    def views(self) -> dict[str, View]:
+        """All batches: the state, as far as anybody can see it."""
+        return {batch_id: self.view(batch_id) for batch_id in sorted(self.facts.batches)}
+
+
+def read_model(*events: Event, expected: Sequence[Phase] = EXPECTED) -> ReadModel:
+    """A model that got these messages in one poll."""
+    model = ReadModel(expected)
+    model.poll(*events)
+    return model
+
+
+def after_polls(polls: Iterable[Sequence[Event]]) -> ReadModel:
+    """A model that got these polls one after the other."""
+    model = ReadModel()
+    for events in polls:
+        model.poll(*events)
+    return model
+
+
+def _facet(row: Row, facet: type[AnyFacet]) -> AnyFacet | None:
+    stated = row.facets.get(facet)
+    assert stated is None or isinstance(stated, facet)
+    return stated
+
+
+def _merge_row(known: Row, heard: Row) -> None:
+    for facet in heard.facets.values():
+        known.state(facet)
+    if heard.heard_at is not None:
+        known.heard(heard.heard_at)
+    if heard.started_at is not None:
+        known.started(heard.started_at)
