@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from dishka import AsyncContainer, Provider, Scope, make_async_container, provide
 from redis.asyncio import Redis
 
+from result_aggregator_service.api.answers import BatchAnswers
 from result_aggregator_service.api.health import DependencyHealth, HealthSource, LoopHealth
 from result_aggregator_service.app import Lifecycle
 from result_aggregator_service.cache.cache_manager import CacheManager, NoCache, RedisCacheManager
@@ -92,6 +93,8 @@ class CacheProvider(Provider):
     @provide
     def idempotency_marks(self, redis: GuardedRedis, settings: Settings) -> IdempotencyMarks:
         return RedisIdempotencyMarks(redis, ttl_seconds=settings.redis_idempotency_ttl_seconds)
+
+    answers = provide(BatchAnswers)
 
     @provide
     def poison_pills(self, redis: GuardedRedis, settings: Settings) -> PoisonPills:

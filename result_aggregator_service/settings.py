@@ -134,7 +134,7 @@ class Settings(DatabaseSettings):
     kafka_max_poll_interval_ms: Milliseconds = 300_000
     kafka_producer_client_id: str = "ras-producer"
     kafka_topic_partitions: int = Field(default=4, ge=1)
-    kafka_topic_replication_factor: int = Field(default=-1, ge=-1)
+    kafka_topic_replication_factor: int = Field(default=1, ge=1)
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     kafka_sasl_username: str | None = None

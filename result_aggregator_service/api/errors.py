@@ -7,15 +7,11 @@ import orjson
 import structlog
 from pydantic import JsonValue
 from quart import Quart, Response, g, request
-from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException
 
-RETRY_AFTER_SECONDS = 5
+from result_aggregator_service.storage.errors import is_trouble
 
-#: SQLSTATE classes and codes that speak of the server's state rather than of the statement: connection trouble,
-#: out of resources, operator's intervention, system errors, a transaction to be repeated, tables not yet migrated.
-_UNAVAILABLE_SQLSTATES = ("08", "53", "57", "58", "40", "25006", "42P01", "42703", "3D000", "28")
+RETRY_AFTER_SECONDS = 5
 
 log = structlog.get_logger(__name__)
 
@@ -111,7 +107,7 @@ def _problem(error: Exception) -> ProblemError:
         return error
     if isinstance(error, HTTPException) and error.code is not None:
         return _http_problem(error)
-    if _is_outage(error):
+    if is_trouble(error):  # Redis is never the cause of an exception here
         log.warning("database_unavailable", error_type=type(error).__name__, reason=str(error).partition("\n")[0])
         return ProblemError(
             HTTPStatus.SERVICE_UNAVAILABLE,
@@ -139,13 +135,3 @@ _DETAILS = {
     HTTPStatus.METHOD_NOT_ALLOWED: "this path does not take the method",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the request's body is too large; requests here need none",
 }
-
-
-def _is_outage(error: Exception) -> bool:
-    """Whether PostgreSQL is away, rather than asked something wrong. Redis is never the cause of an exception here."""
-    if isinstance(error, OperationalError | InterfaceError | DisconnectionError | PoolTimeoutError):
-        return True
-    if isinstance(error, DBAPIError):
-        sqlstate = str(getattr(error.orig, "sqlstate", None) or "")
-        return error.connection_invalidated or sqlstate.startswith(_UNAVAILABLE_SQLSTATES)
-    return isinstance(error, OSError | TimeoutError)

@@ -43,7 +43,8 @@ def configure_logging(settings: Settings) -> None:
     for name in ("aiokafka", "uvicorn", "hypercorn", "quart", "asyncio"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
-    logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    # Kafka away is told of once for each try by whoever tries; aiokafka tells of every connection.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.raiseExceptions = False  # a log line that cannot be written stops nothing
 

@@ -121,7 +121,7 @@ class OutboxManager:
                 "aggregate_type": AGGREGATE_TYPE,
                 "aggregate_id": announcement.batch_id,
                 "event_type": announcement.envelope.event_type,
-                "event_data": announcement.envelope.model_dump(mode="json", serialize_as_any=True),
+                "event_data": announcement.envelope.model_dump(mode="json"),
                 "event_key": announcement.key,
                 "topic": announcement.topic,
                 "traceparent": announcement.traceparent,

@@ -7,6 +7,7 @@ take their locks in one order.
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 import orjson
 from sqlalchemy import Table, TextClause, text
@@ -25,7 +26,14 @@ def recordset(table: Table, columns: Collection[str]) -> str:
 
 def rows_parameter(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The value of `:rows`."""
-    return {"rows": orjson.dumps(rows).decode()}
+    return {"rows": orjson.dumps(rows, default=_plain).decode()}
+
+
+def _plain(value: object) -> str:
+    """What orjson does not know: asyncpg's own kind of UUID."""
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} does not go into a column")
 
 
 def is_later(prefix: str) -> str:

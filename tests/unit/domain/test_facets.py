@@ -356,7 +356,7 @@ def test_failed_feedback_after_a_success_leaves_neither_text_nor_details() -> No
 def test_a_phase_has_one_outcome_the_latest() -> None:
     model = both_ways(say.outcome("spellcheck", ["e1"], at=100), say.outcome("spellcheck", [], ["e1"], at=200))
     won = model.batch().outcomes[Phase.SPELLCHECK]
-    assert (won.processed_essay_ids, won.failed_essay_ids) == (frozenset(), {"e1"})
+    assert (won.processed_essay_ids, won.failed_essay_ids) == (frozenset[str](), frozenset({"e1"}))
 
 
 def test_outcomes_of_different_phases_and_batches_do_not_compete() -> None:
