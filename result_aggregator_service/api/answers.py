@@ -1,7 +1,8 @@
 """Makes the answers of the API: from the cache where it has them, else from one snapshot of the database."""
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -14,6 +15,11 @@ from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.batch_reader import BatchReader
 from result_aggregator_service.storage.engine import Database, ReadSession
+from result_aggregator_service.storage.projection_repository import StoredBatch
+
+#: Answers over more essays are made in a thread: it takes some 50 to 100 microseconds for each, and all other requests,
+#: and the consumer, would wait for as long.
+MAX_ESSAYS_AT_ONCE = 200
 
 
 class BatchAnswers:
@@ -42,19 +48,29 @@ class BatchAnswers:
     async def _load_batch(self, batch_id: str) -> Answer | None:
         async with self._snapshot("read_batch") as session:
             stored = await self._reader.batch(session, batch_id)
-        return None if stored is None else _answer(present_batch(stored, self._settings.expected_phases))
+        if stored is None:
+            return None
+        document = (await self._present([stored]))[0]
+        return Answer.of(orjson.dumps(document))
 
     async def _load_page(
         self, user_id: str, limit: int, offset: int, statuses: Collection[BatchStatus] | None
     ) -> Answer:
         async with self._snapshot("read_user_batches") as session:
             page = await self._reader.page(session, user_id, limit=limit, offset=offset, statuses=statuses)
-        return _answer(
-            {
-                "batches": [present_batch(stored, self._settings.expected_phases) for stored in page.batches],
-                "pagination": {"limit": limit, "offset": offset, "total": page.total},
-            }
-        )
+        document = {
+            "batches": await self._present(page.batches),
+            "pagination": {"limit": limit, "offset": offset, "total": page.total},
+        }
+        return Answer.of(orjson.dumps(document))
+
+    async def _present(self, batches: Sequence[StoredBatch]) -> list[JsonObject]:
+        def present() -> list[JsonObject]:
+            return [present_batch(stored, self._settings.expected_phases) for stored in batches]
+
+        if sum(len(stored.facts.essays) for stored in batches) <= MAX_ESSAYS_AT_ONCE:
+            return present()
+        return await asyncio.to_thread(present)
 
     @asynccontextmanager
     async def _snapshot(self, operation: str) -> AsyncIterator[ReadSession]:
@@ -66,7 +82,3 @@ class BatchAnswers:
         finally:
             self._metrics.db_operations.labels(operation, status).inc()
             self._metrics.db_operation_duration.labels(operation).observe(time.perf_counter() - started)
-
-
-def _answer(document: JsonObject) -> Answer:
-    return Answer.of(orjson.dumps(document))

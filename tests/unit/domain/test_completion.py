@@ -5,11 +5,17 @@ from collections.abc import Sequence
 import pytest
 
 from result_aggregator_service.contracts.enums import CLIENT_STATUS, FINAL_STATUSES, BatchStatus, Phase
-from result_aggregator_service.domain.batch import EssayCounts, FinishedBy, known_phases, may_be_finished
+from result_aggregator_service.domain.batch import (
+    EssayCounts,
+    FinishedBy,
+    known_phases,
+    may_be_finished,
+    overall_status,
+)
 from result_aggregator_service.domain.event import Event
 from tests.unit.domain import messages as say
 from tests.unit.domain.messages import AWAITING, CANCELLED, CRITICAL, EXPECTED, FAILURES, PROCESSING, SUCCESS, time
-from tests.unit.domain.model import ReadModel, View, read_model
+from tests.unit.domain.model import View, read_model
 
 SPELLCHECK, CJ, NLP = Phase.SPELLCHECK, Phase.CJ_ASSESSMENT, Phase.NLP
 FEEDBACK, MATCHING = Phase.AI_FEEDBACK, Phase.STUDENT_MATCHING
@@ -45,8 +51,7 @@ def view(*events: Event, expected: Sequence[Phase] = EXPECTED) -> View:
     ],
 )
 def test_the_phases_that_matter(events: list[Event], expected: list[Phase]) -> None:
-    matter = view(*events).matter if events[0].payload else []
-    assert matter == expected
+    assert view(*events).matter == expected
 
 
 def test_the_setting_says_which_phases_matter_where_nothing_else_does() -> None:
@@ -265,10 +270,7 @@ def test_a_result_of_an_anchor_or_another_batchs_essay_does_not() -> None:
 
 def test_known_results_will_do_where_the_essays_are_not_loaded() -> None:
     batch = read_model(say.registered()).batch()
-    known = batch.with_(has_results=True, grace_horizon=None)
-    from result_aggregator_service.domain.batch import overall_status
-
-    assert overall_status(known, EXPECTED) == PROCESSING
+    assert overall_status(batch.with_(has_results=True, grace_horizon=None), EXPECTED) == PROCESSING
 
 
 @pytest.mark.parametrize("status", FINAL_STATUSES)
@@ -415,5 +417,4 @@ def test_the_last_update_is_the_latest_message_about_the_batch_or_an_essay_of_it
     ],
 )
 def test_essays_are_worth_a_look_where_the_batch_may_be_finished(events: list[Event], expected: bool) -> None:
-    model: ReadModel = read_model(*events)
-    assert may_be_finished(model.batch(), EXPECTED) is expected
+    assert may_be_finished(read_model(*events).batch(), EXPECTED) is expected

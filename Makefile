@@ -1,0 +1,54 @@
+# What a newcomer types. The recipes only set up and call the PDM scripts of pyproject.toml; nothing is written twice.
+
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
+VENV := .venv
+PDM := .tools/pdm/bin/pdm
+# PDM's newest releases of two dependencies break it; these do not.
+PDM_PACKAGES := 'pdm==2.29.3' 'hishel<1.2' 'unearth<0.18'
+RUN := $(PDM) run
+export PDM_CHECK_UPDATE := false
+export PDM_IGNORE_ACTIVE_VENV := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit test-integration check format coverage clean
+
+help: ## list what there is to do
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
+
+setup: $(VENV)/.synced ## make .venv in this checkout, with the locked dependencies
+
+$(PDM):
+	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info < (3, 14)))' \
+		|| { echo "Python 3.11, 3.12 or 3.13 is needed, but $(PYTHON) is another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .tools/pdm
+	.tools/pdm/bin/python -m pip install --quiet --disable-pip-version-check $(PDM_PACKAGES)
+
+$(VENV)/.synced: pyproject.toml pdm.lock | $(PDM)
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PDM) use --quiet --first $(VENV)/bin/python
+	$(PDM) sync --quiet --clean
+	touch $@
+
+demo: setup ## play real traffic through the service on embedded servers (ONCE=1: compare and end)
+	$(RUN) demo $(if $(ONCE),--once)
+
+test: setup ## the whole suite
+	$(RUN) test
+
+test-unit: setup ## what needs no server
+	$(RUN) test-unit
+
+test-integration: setup ## what talks to servers
+	$(RUN) test-integration
+
+coverage: setup ## the whole suite, with branch coverage of the package
+	$(RUN) coverage
+
+check: setup ## ruff, format, mypy strict, import rules
+	$(RUN) check
+
+format: setup ## let ruff format everything
+	$(RUN) format
+
+clean: ## remove what setup made
+	rm -rf $(VENV) .tools .pdm-python .demo
