@@ -560,8 +560,10 @@ class Oracle:
         shown = dict(own.shown) if own else {}
         if phase == "spellcheck":
             rich = _latest(self.spellcheck_metrics.get(essay, ()))
-            metrics = rich.data.get("correction_metrics") if rich else None
-            shown["spellcheck_metrics"] = Holding(metrics) if metrics else None
+            if rich is not None:
+                metrics = rich.data.get("correction_metrics")
+                # A richer message without metrics, such as a failure that an older one made good: null or what is left.
+                shown["spellcheck_metrics"] = Holding(metrics) if metrics else Either((None, Holding({})))
         if phase == "cj_assessment":
             grades = max(self.cj_grades.get(essay, ()), key=lambda pair: pair[0].clock, default=None)
             shown |= grades[1] if grades else {}

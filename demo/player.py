@@ -120,6 +120,8 @@ class Player:
     ) -> None:
         self._producer.purge()
         self._producer.flush(1.0)
+        # Closed for good: a client left to the garbage collector goes on looking for a broker that has stopped.
+        self._producer.close()
         self._reader.close()
 
 

@@ -8,6 +8,7 @@ import click
 import uvloop
 
 from result_aggregator_service import __version__
+from result_aggregator_service.commands.quarantine import quarantine
 from result_aggregator_service.observability.logging import configure_logging
 from result_aggregator_service.settings import Settings, SettingsError
 
@@ -47,6 +48,9 @@ def fail(error: SettingsError) -> NoReturn:
     """End the process."""
     click.echo(f"result-aggregator-service: {error}", err=True)
     sys.exit(2)
+
+
+main.add_command(quarantine)
 
 
 if __name__ == "__main__":

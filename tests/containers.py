@@ -5,10 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedded import ServerError
 
+if TYPE_CHECKING:
+    from testcontainers.core.container import DockerContainer
+
 _PING_SECONDS = 2
+_LOG_TAIL_LINES = 30
 _DEFAULT_SOCKET = Path("/var/run/docker.sock")
 _RYUK_SWITCH = "TESTCONTAINERS_RYUK_DISABLED"
 
@@ -34,6 +39,22 @@ def docker_answers() -> bool:
         client.close()
 
 
+class Container:
+    """A container that was started; whether what is in it answers is for the caller to see."""
+
+    def __init__(self, container: "DockerContainer", image: str, port: int) -> None:
+        self._container = container.get_wrapped_container()
+        self.image = image
+        self.address = f"{engine_host()}:{container.get_exposed_port(port)}"
+
+    def require_running(self) -> None:
+        """Raises ServerError, with the end of its log, if the container has ended."""
+        self._container.reload()
+        if self._container.status not in ("created", "running"):
+            log = self._container.logs(tail=_LOG_TAIL_LINES).decode(errors="replace")
+            raise ServerError(f"the container of {self.image} is {self._container.status}\n{log}")
+
+
 @contextmanager
 def container(
     image: str,
@@ -42,8 +63,8 @@ def container(
     environment: Mapping[str, str] | None = None,
     command: Sequence[str] | None = None,
     host_port: int | None = None,
-) -> Iterator[str]:
-    """A running container; gives the `host:port` under which its `port` is reached from here.
+) -> Iterator[Container]:
+    """A started container whose `port` is published, on a free port of the host if none is named; removed at the end.
 
     Raises:
         ServerError: the engine could not start it; its image cannot be had, for example.
@@ -65,7 +86,7 @@ def container(
     except (DockerException, RequestException, ContainerStartException) as error:
         raise ServerError(f"Docker could not start {image}: {error}") from error
     try:
-        yield f"{engine_host()}:{running.get_exposed_port(port)}"
+        yield Container(running, image, port)
     finally:
         running.stop()
 

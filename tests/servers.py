@@ -7,6 +7,7 @@ that need the real one are left out, and what is lacking for it is known here.
 import asyncio
 import os
 import secrets
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -29,7 +30,7 @@ from sqlalchemy.engine import make_url
 from embedded import ApacheKafka, EmbeddedPostgres, EmbeddedValkey, MockKafka, ServerError, server_folder
 from embedded.apache_kafka import DEFAULT_SETTINGS
 from embedded.process import free_port
-from tests.containers import container, docker_answers, engine_host
+from tests.containers import Container, container, docker_answers, engine_host
 from tests.waiting import eventually
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ REDIS_IMAGE = "redis:7"
 KAFKA_IMAGE = "apache/kafka:4.1.0"
 
 _CONTAINER_READY_SECONDS = 120.0
+_PROBE_SECONDS = 5.0
 _TOPIC_ALREADY_EXISTS = 36
 
 
@@ -163,11 +165,11 @@ class Servers:
     def _docker_postgres(self) -> PostgresServer:
         password = secrets.token_hex(16)
         command = ["postgres", "-c", "fsync=off", "-c", "max_connections=200"]
-        address = self._running.enter_context(
+        running = self._running.enter_context(
             container(POSTGRES_IMAGE, 5432, environment={"POSTGRES_PASSWORD": password}, command=command)
         )
-        url = f"postgresql+asyncpg://postgres:{password}@{address}/postgres"
-        _await_container(POSTGRES_IMAGE, lambda: _postgres_answers(url))
+        url = f"postgresql+asyncpg://postgres:{password}@{running.address}/postgres"
+        _await_answer(running, lambda: _postgres_answers(url))
         return PostgresServer(url)
 
     def _native_postgres(self) -> PostgresServer:
@@ -175,8 +177,9 @@ class Servers:
         return PostgresServer(self._running.enter_context(EmbeddedPostgres(folder, durable=False)).url)
 
     def _docker_redis(self) -> RedisServer:
-        url = f"redis://{self._running.enter_context(container(REDIS_IMAGE, 6379))}/0"
-        _await_container(REDIS_IMAGE, lambda: _redis_answers(url))
+        running = self._running.enter_context(container(REDIS_IMAGE, 6379))
+        url = f"redis://{running.address}/0"
+        _await_answer(running, lambda: _redis_answers(url))
         return RedisServer(url)
 
     def _native_redis(self) -> RedisServer:
@@ -197,9 +200,9 @@ class Servers:
             "controller.listener.names": "CONTROLLER",
         }
         environment = {f"KAFKA_{name.upper().replace('.', '_')}": value for name, value in settings.items()}
-        address = self._running.enter_context(container(KAFKA_IMAGE, port, environment=environment, host_port=port))
-        _await_container(KAFKA_IMAGE, lambda: _kafka_answers(address))
-        return KafkaServer(address, is_apache=True)
+        running = self._running.enter_context(container(KAFKA_IMAGE, port, environment=environment, host_port=port))
+        _await_answer(running, lambda: _kafka_answers(running.address))
+        return KafkaServer(running.address, is_apache=True)
 
     def _native_kafka(self) -> KafkaServer:
         if self.why_no_native_kafka is not None:
@@ -228,11 +231,15 @@ def in_thread(work: Coroutine[Any, Any, T]) -> T:
         return pool.submit(asyncio.run, work).result()
 
 
-def _await_container(image: str, answers: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+def _await_answer(running: Container, answers: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+    async def answers_while_running() -> bool:
+        running.require_running()
+        return await answers()
+
     try:
-        in_thread(eventually(answers, within=_CONTAINER_READY_SECONDS))
+        in_thread(eventually(answers_while_running, within=_CONTAINER_READY_SECONDS))
     except AssertionError as error:
-        raise ServerError(f"the container of {image} does not answer: {error}") from error
+        raise ServerError(f"what is in the container of {running.image} does not answer: {error}") from error
 
 
 async def _postgres_answers(url: str) -> bool:
@@ -252,6 +259,19 @@ async def _redis_answers(url: str) -> bool:
 
 
 async def _kafka_answers(bootstrap_servers: str) -> bool:
+    # Asked by hand first (ApiVersions, version 0): aiokafka is loud about a broker that is not up yet.
+    host, port = bootstrap_servers.rsplit(":", 1)
+    try:
+        reader, writer = await asyncio.open_connection(host, int(port))
+    except OSError:
+        return False
+    try:
+        writer.write(struct.pack(">ihhih", 10, 18, 0, 1, -1))
+        await asyncio.wait_for(reader.readexactly(4), _PROBE_SECONDS)
+    except (OSError, EOFError, TimeoutError):
+        return False
+    finally:
+        writer.close()
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
     try:
         await admin.start()

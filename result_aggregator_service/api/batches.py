@@ -30,7 +30,7 @@ async def get_batch_status(batch_id: str, answers: FromDishka[BatchAnswers]) -> 
 @inject
 async def get_user_batches(user_id: str, answers: FromDishka[BatchAnswers]) -> Response:
     """A page of the user's batches, newest first."""
-    asked, page = path_id("user_id", user_id), page_query(request)
+    asked, page = path_id("user_id", user_id), page_query(request.query_string)
     answer = await answers.user_batches(
         asked, limit=page.limit, offset=page.offset, status=page.status, statuses=page.statuses
     )

@@ -2,11 +2,9 @@
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
-
-from quart import Request
+from urllib.parse import parse_qs, unquote_to_bytes
 
 from result_aggregator_service.api.errors import bad_input
 from result_aggregator_service.contracts.enums import CLIENT_STATUS, BatchClientStatus, BatchStatus
@@ -53,31 +51,33 @@ class PageQuery:
     statuses: Collection[BatchStatus] | None
 
 
-def page_query(request: Request) -> PageQuery:
-    """The query string of a list. Parameters that are not known are ignored.
+def page_query(query_string: bytes) -> PageQuery:
+    """The query of a list. Parameters that are not known are ignored; an empty status is none.
 
     Raises:
         ProblemError: 400.
     """
-    status = _once(request, "status", _ALLOWED_STATUSES) or None
+    # Not by the framework, which fails on bytes that are no UTF-8.
+    query = parse_qs(query_string.decode(errors="replace"), keep_blank_values=True)
+    status = _once(query, "status", _ALLOWED_STATUSES) or None
     return PageQuery(
-        limit=_number(request, "limit", DEFAULT_LIMIT, 1, MAX_LIMIT),
-        offset=_number(request, "offset", 0, 0, MAX_OFFSET),
+        limit=_number(query, "limit", DEFAULT_LIMIT, 1, MAX_LIMIT),
+        offset=_number(query, "offset", 0, 0, MAX_OFFSET),
         status=status,
         statuses=None if status is None else _statuses(status),
     )
 
 
-def _once(request: Request, field: str, allowed: str) -> str | None:
-    values = request.args.getlist(field)
+def _once(query: Mapping[str, Sequence[str]], field: str, allowed: str) -> str | None:
+    values = query.get(field, ())
     if len(values) > 1:
         raise bad_input(field, "is given more than once", allowed)
     return values[0] if values else None
 
 
-def _number(request: Request, field: str, default: int, least: int, most: int) -> int:
+def _number(query: Mapping[str, Sequence[str]], field: str, default: int, least: int, most: int) -> int:
     allowed = f"a whole number from {least} to {most}"
-    text = _once(request, field, allowed)
+    text = _once(query, field, allowed)
     if text is None:
         return default
     if not _DIGITS.fullmatch(text) or not least <= int(text) <= most:

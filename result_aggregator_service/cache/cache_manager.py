@@ -6,7 +6,6 @@ while that token is still there, and is a hit only under it. Removing takes no m
 """
 
 import hashlib
-import secrets
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ import structlog
 from redis.asyncio import Redis
 
 from result_aggregator_service.cache.guarded_redis import GuardedRedis, RedisUnavailableError
+from result_aggregator_service.cache.lookups import TOKEN_LENGTH, Lookups
 from result_aggregator_service.cache.single_flight import SingleFlight
 from result_aggregator_service.observability.metrics import Metrics
 
@@ -27,16 +27,8 @@ MAX_PAGES_OF_A_USER = 1000
 
 _BATCHES_AT_ONCE = 500
 _USERS_AT_ONCE = 100
-_TOKEN_LENGTH = 32
 _ETAG_LENGTH = 32
 
-# The token (made if it is missing: evicted, expired, removed by an invalidation) and what is stored under the key.
-_LOOK = """
-local token = redis.call('GET', KEYS[1])
-if token then return {token, redis.call('GET', KEYS[2])} end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-return {ARGV[1], false}
-"""
 # Stores only under the token that was seen. A token lives longer than what is stored under it.
 _STORE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -132,6 +124,8 @@ class RedisCacheManager:
         self._redis = redis
         self._metrics = metrics
         self._ttl_seconds = ttl_seconds
+        self._token_ttl_seconds = 2 * ttl_seconds
+        self._lookups = Lookups(redis, token_ttl_seconds=self._token_ttl_seconds)
         self._flights = SingleFlight()
 
     async def batch_status(self, batch_id: str, load: Callable[[], Awaitable[Answer | None]]) -> Answer | None:
@@ -164,23 +158,16 @@ class RedisCacheManager:
 
     async def _read(self, place: _Place, load: Callable[[], Awaitable[AnswerT]]) -> AnswerT | Answer:
         try:
-            token, value = await self._look(place)
+            token, value = await self._lookups.look(place.token, place.key)
         except RedisUnavailableError:
             # Without a token nobody may be joined: an invalidation could have come in between.
             self._metrics.cache_misses.labels(place.cache_type).inc()
             return await load()
-        if value is not None and value[:_TOKEN_LENGTH] == token:
+        if value is not None and value[:TOKEN_LENGTH] == token:
             self._metrics.cache_hits.labels(place.cache_type).inc()
             return _unpack(value)
         self._metrics.cache_misses.labels(place.cache_type).inc()
         return await self._flights.join((place.key, token), lambda: self._fill(place, token, load))
-
-    async def _look(self, place: _Place) -> tuple[bytes, bytes | None]:
-        made = secrets.token_hex(_TOKEN_LENGTH // 2)
-        token, value = await self._redis.call(
-            "read", lambda redis: _eval(redis, _LOOK, [place.token, place.key], made, self._token_ttl_seconds)
-        )
-        return token, value
 
     async def _fill(self, place: _Place, token: bytes, load: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
         answer = await load()
@@ -189,14 +176,10 @@ class RedisCacheManager:
         keys = [place.token, place.key] if place.pages is None else [place.token, place.key, place.pages]
         arguments = (token, _pack(token, answer), self._ttl_seconds, self._token_ttl_seconds, MAX_PAGES_OF_A_USER)
         try:
-            await self._redis.call("store", lambda redis: _eval(redis, _STORE, keys, *arguments))
+            await self._redis.call("store", lambda redis: redis.eval(_STORE, len(keys), *keys, *arguments))
         except RedisUnavailableError as error:
             log.debug("answer_not_cached", reason=str(error))
         return answer
-
-    @property
-    def _token_ttl_seconds(self) -> int:
-        return 2 * self._ttl_seconds
 
 
 # Ids may hold any character, colons too; no key below can be read as one of another kind or of another id.
@@ -223,8 +206,8 @@ def _pack(token: bytes, answer: Answer) -> bytes:
 
 
 def _unpack(value: bytes) -> Answer:
-    body_at = _TOKEN_LENGTH + _ETAG_LENGTH
-    return Answer(value[body_at:], value[_TOKEN_LENGTH:body_at].decode())
+    body_at = TOKEN_LENGTH + _ETAG_LENGTH
+    return Answer(value[body_at:], value[TOKEN_LENGTH:body_at].decode())
 
 
 async def _forget_batches(keys: Sequence[str], redis: Redis) -> None:
@@ -233,13 +216,6 @@ async def _forget_batches(keys: Sequence[str], redis: Redis) -> None:
 
 async def _forget_users(keys: Sequence[str], redis: Redis) -> None:
     await redis.eval(_FORGET_USERS, len(keys), *keys)
-
-
-def _eval(
-    redis: Redis, script: str, keys: Sequence[str], *arguments: str | bytes | int
-) -> Awaitable[tuple[bytes, bytes | None]]:
-    # By its text rather than its digest: a Redis that was restarted knows no digests.
-    return redis.eval(script, len(keys), *keys, *arguments)
 
 
 def _chunks(keys: list[str], size: int) -> list[list[str]]:

@@ -4,7 +4,8 @@ Nothing that the service promises may depend on a call being made: callers go on
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import structlog
@@ -17,8 +18,13 @@ from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.resilience.circuit_breaker import BreakerState, CircuitBreaker
 from result_aggregator_service.settings import Settings
 
-MAX_CONNECTIONS = 50
+MAX_CONNECTIONS = 32
 SECONDS_OPEN = 5.0
+
+#: For what has arrived while this process's own event loop was busy.
+_GRACE_SECONDS = 0.02
+#: The client's own limits, where something goes past the guard.
+_CLIENT_TIMEOUT_SECONDS = 2.0
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -29,11 +35,13 @@ class RedisUnavailableError(Exception):
 
 
 def create_redis_client(settings: Settings) -> Redis:
-    """A client whose waits all end within `REDIS_TIMEOUT_SECONDS`: for a free connection, to connect, for an answer."""
+    """A client for `GuardedRedis`, which bounds its calls more tightly than it does by itself."""
     options: dict[str, object] = {
         "protocol": 2,
-        "socket_timeout": settings.redis_timeout_seconds,
-        "socket_connect_timeout": settings.redis_timeout_seconds,
+        "lib_name": None,
+        "lib_version": None,
+        "socket_timeout": _CLIENT_TIMEOUT_SECONDS,
+        "socket_connect_timeout": _CLIENT_TIMEOUT_SECONDS,
         # Once more, at once: a pooled connection may have died with the server's last process.
         "retry": Retry(NoBackoff(), 1),
     }
@@ -42,7 +50,7 @@ def create_redis_client(settings: Settings) -> Redis:
     pool = BlockingConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
         max_connections=MAX_CONNECTIONS,
-        timeout=settings.redis_timeout_seconds,
+        timeout=_CLIENT_TIMEOUT_SECONDS,
         **options,
     )
     return Redis.from_pool(pool)
@@ -74,13 +82,11 @@ class GuardedRedis:
         probing = self._breaker.state is BreakerState.HALF_OPEN and not self._probing
         self._probing = self._probing or probing
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with _time_limit(self._timeout_seconds):
                 answer = await command(self._client)
         except ResponseError as error:
-            # It refuses this call (it is full, say), but it is there: others may do.
-            self._metrics.cache_errors.labels(operation).inc()
             self._breaker.succeeded()
-            raise RedisUnavailableError(f"{operation}: {error}") from error
+            raise self.refused(operation, error) from error
         except (RedisError, OSError, TimeoutError) as error:
             self._metrics.cache_errors.labels(operation).inc()
             # An open breaker is passed by writers only; what they meet must not keep it open for longer.
@@ -93,6 +99,11 @@ class GuardedRedis:
         self._breaker.succeeded()
         return answer
 
+    def refused(self, operation: str, error: Exception) -> RedisUnavailableError:
+        """Count that Redis refuses a call (it is full, say). It is there all the same, and may take others."""
+        self._metrics.cache_errors.labels(operation).inc()
+        return RedisUnavailableError(f"{operation}: {error}")
+
     def _may_try(self) -> bool:
         """While it is half open one call at a time finds out whether Redis is back; the others do without."""
         return self._breaker.allows() and not self._probing
@@ -103,3 +114,15 @@ class GuardedRedis:
             log.warning("redis_left_alone", seconds=self._seconds_open)
         elif state is BreakerState.CLOSED:
             log.info("redis_in_use")
+
+
+@asynccontextmanager
+async def _time_limit(seconds: float) -> AsyncIterator[None]:
+    """Like `asyncio.timeout`, which after a busy turn of the loop would cancel even what has its answer waiting."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+        timer = loop.call_later(seconds, lambda: limit.reschedule(loop.time() + _GRACE_SECONDS))
+        try:
+            yield
+        finally:
+            timer.cancel()

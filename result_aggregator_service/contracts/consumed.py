@@ -1,6 +1,9 @@
 """Payloads of the consumed messages: the fields this service keeps, and those it decides by."""
 
-from pydantic import AliasChoices, ConfigDict, Field
+from typing import Annotated
+
+from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from result_aggregator_service.contracts.enums import Phase
 from result_aggregator_service.contracts.envelope import WireModel
@@ -38,17 +41,34 @@ class EssaySystemMetadata(SystemMetadata):
     parent_id: Id | None = None
 
 
+def _storage_id(reference: object) -> object:
+    if reference is None:
+        return None
+    if not isinstance(reference, dict):
+        raise PydanticCustomError("dict_type", "Input should be an object")
+    values = (reference.get("storage_id"), *reference.values())
+    return next((value for value in values if value not in (None, "")), None)
+
+
+StorageId = Annotated[Text | None, BeforeValidator(_storage_id)]
+"""A reference, an object of strings, by its `storage_id`, else its first value; its other values are not kept."""
+
+
+class References(WireModel):
+    """References to stored content, by kind."""
+
+    corrected_text: StorageId = None
+
+
 class StorageMetadata(WireModel):
-    """References to stored content, by kind; each an object of strings (usually `storage_id` and `path`)."""
+    """Where a service put what it made."""
 
-    references: dict[str, dict[str, Text | None] | None] = Field(default_factory=dict)
+    references: References | None = None
 
-    def storage_id(self, kind: str) -> str | None:
-        """The content's id: `storage_id`, else the first value; None if there is no such reference."""
-        reference = self.references.get(kind)
-        if not reference:
-            return None
-        return reference.get("storage_id") or next((value for value in reference.values() if value), None)
+    @property
+    def corrected_text_id(self) -> str | None:
+        """The corrected text's id; None if there is none."""
+        return self.references.corrected_text if self.references else None
 
 
 class BatchEssaysRegistered(WireModel):

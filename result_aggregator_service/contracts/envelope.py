@@ -1,9 +1,9 @@
 """The envelope around every message, in and out."""
 
-from typing import Generic, Literal, TypeVar
+from typing import Annotated, Generic, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from result_aggregator_service.contracts.fields import Text, Timestamp
 
@@ -23,7 +23,7 @@ class Envelope(WireModel, Generic[PayloadT]):
     event_type: Text
     event_timestamp: Timestamp
     source_service: Text
-    schema_version: Literal[1] = 1
+    schema_version: Annotated[int, Field(strict=True, ge=1, le=1)] = 1
     correlation_id: UUID
     data_schema_uri: str | None = None
     data: SerializeAsAny[PayloadT]

@@ -87,7 +87,7 @@ def _check_storable(value: JsonValue, depth: int) -> None:
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise PydanticCustomError("finite_number", "number is not finite")
-    elif isinstance(value, int) and not -_INT64_MAX <= value <= _INT64_MAX:
+    elif isinstance(value, int) and not -_INT64_MAX - 1 <= value <= _INT64_MAX:
         raise PydanticCustomError("int_too_large", "whole number does not fit 64 bits")
 
 

@@ -187,7 +187,7 @@ def fold_spellcheck_completed(facts: Facts, event: Event, payload: consumed.Spel
         payload,
         essay_id=payload.system_metadata.entity_id,
         batch_id=payload.system_metadata.parent_id,
-        corrected_text=storage.storage_id("corrected_text") if storage else None,
+        corrected_text=storage.corrected_text_id if storage else None,
     )
 
 

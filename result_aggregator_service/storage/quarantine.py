@@ -64,6 +64,10 @@ class Quarantine:
             query = query.where(quarantined_messages.c.error_type == error_type)
         return [_message(row) for row in (await session.execute(query)).mappings()]
 
+    async def ids(self, session: ReadSession) -> list[int]:
+        """The ids of all messages, the oldest first."""
+        return list(await session.scalars(select(quarantined_messages.c.id).order_by(quarantined_messages.c.id)))
+
     async def get(self, session: ReadSession | WriteSession, message_id: int) -> QuarantinedMessage | None:
         """One message."""
         query = select(quarantined_messages).where(quarantined_messages.c.id == message_id)

@@ -16,7 +16,7 @@ from demo.player import Player
 from demo.report import Report
 from demo.traffic import traffic
 from demo.verdict import Published
-from demo.wire import NOTIFICATION, PAYLOADS, Message
+from demo.wire import NOTIFICATION, Message
 from embedded.mock_kafka import MockKafka
 
 Json = dict[str, Any]
@@ -210,12 +210,21 @@ def test_the_player_counts_what_a_group_has_committed_and_reads_only_what_came_a
         player.play([*played[:50], published], lambda _: None)
         player.mark_the_start()
         player.play([*played, published], lambda _: None)
-        consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": "group", "log_level": 3})
-        consumer.subscribe(list(PAYLOADS))
+        consumer = Consumer(
+            {
+                "bootstrap.servers": kafka.bootstrap_servers,
+                "group.id": "group",
+                "auto.offset.reset": "earliest",
+                "log_level": 3,
+            }
+        )
+        consumer.subscribe(list({each.topic for each in played}))
         assert player.folded() == 0
         left = len(played) + 50
         while left:
-            left -= len(consumer.consume(left, timeout=10.0))
+            taken = consumer.consume(left, timeout=10.0)
+            assert taken, f"{left} messages did not come"
+            left -= len(taken)
         consumer.commit(asynchronous=False)
         consumer.close()
         assert player.folded() == len(played)

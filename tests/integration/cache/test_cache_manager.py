@@ -1,0 +1,364 @@
+"""The cache's promises, on a real Redis, with replicas that share it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from redis.asyncio import Redis
+
+from result_aggregator_service.cache.cache_manager import MAX_CACHED_BYTES, Answer, CacheManager, NoCache
+from tests.integration.cache.conftest import MakeReplica, Replica
+from tests.integration.cache.source import Source
+from tests.waiting import eventually
+
+Read = Callable[[CacheManager, Source], Awaitable[Answer | None]]
+
+
+async def read_batch(cache: CacheManager, source: Source) -> Answer | None:
+    return await cache.batch_status("b1", source.load_if_any)
+
+
+async def read_list(cache: CacheManager, source: Source) -> Answer | None:
+    return await cache.user_batches("u1", 20, 0, None, source.load)
+
+
+BOTH = pytest.mark.parametrize("read", [read_batch, read_list])
+
+
+async def invalidate(cache: CacheManager) -> None:
+    assert await cache.invalidate(["b1"], ["u1"])
+
+
+async def keys(raw: Redis) -> set[str]:
+    return {key.decode() for key in await raw.keys()}
+
+
+@BOTH
+async def test_the_second_read_comes_from_redis_on_every_replica(
+    read: Read, replica: Replica, other_replica: Replica
+) -> None:
+    source = Source()
+    first = await read(replica.cache, source)
+    assert [await read(replica.cache, source), await read(other_replica.cache, source)] == [first, first]
+    assert source.queries == 1
+
+
+async def test_hits_and_misses_are_counted_by_kind_of_answer(replica: Replica) -> None:
+    source = Source()
+    for _ in range(3):
+        await read_batch(replica.cache, source)
+    for _ in range(2):
+        await read_list(replica.cache, source)
+    counted = {
+        (name, kind): replica.metric(f"ras_cache_{name}_total", cache_type=kind)
+        for name in ("hits", "misses")
+        for kind in ("batch_status", "user_batches")
+    }
+    assert counted == {
+        ("hits", "batch_status"): 2,
+        ("misses", "batch_status"): 1,
+        ("hits", "user_batches"): 1,
+        ("misses", "user_batches"): 1,
+    }
+
+
+async def test_an_answer_keeps_its_bytes_and_its_tag(replica: Replica, other_replica: Replica) -> None:
+    body = bytes(range(256)) * 10
+
+    async def load() -> Answer:
+        return Answer.of(body)
+
+    for cache in (replica.cache, other_replica.cache):
+        answer = await cache.user_batches("u1", 20, 0, None, load)
+        assert (answer.body, answer.etag) == (body, Answer.of(body).etag)
+
+
+async def test_nothing_is_kept_of_a_batch_that_is_not_there(replica: Replica) -> None:
+    source = Source()
+    source.version = None
+    assert await read_batch(replica.cache, source) is None
+    source.commit()
+    assert await read_batch(replica.cache, source) is not None
+
+
+@BOTH
+async def test_after_an_invalidation_every_replica_reads_anew(
+    read: Read, replica: Replica, other_replica: Replica
+) -> None:
+    source = Source()
+    old = await read(other_replica.cache, source)
+    source.commit()
+    await invalidate(replica.cache)
+    new = await read(other_replica.cache, source)
+    assert new != old
+    assert await read(replica.cache, source) == new
+    assert source.queries == 2
+
+
+@BOTH
+async def test_a_slow_reader_does_not_put_the_old_answer_over_the_new_state(
+    read: Read, replica: Replica, other_replica: Replica
+) -> None:
+    source = Source()
+    source.may_return.clear()
+    slow = asyncio.create_task(read(replica.cache, source))
+    await source.read.wait()  # the old rows are read, and the reader is held up
+    source.commit()
+    await invalidate(other_replica.cache)
+    source.may_return.set()
+    old = await slow
+    assert await read(replica.cache, source) != old
+    assert await read(other_replica.cache, source) != old
+
+
+@BOTH
+async def test_a_slow_reader_does_not_overwrite_what_a_later_reader_has_stored(
+    read: Read, replica: Replica, other_replica: Replica
+) -> None:
+    source, later_source = Source(), Source()
+    source.may_return.clear()
+    slow = asyncio.create_task(read(replica.cache, source))
+    await source.read.wait()
+    later_source.commit()
+    await invalidate(other_replica.cache)
+    new = await read(other_replica.cache, later_source)  # makes a new token and stores under it
+    source.may_return.set()
+    assert await slow != new
+    assert await read(replica.cache, later_source) == new
+    assert later_source.queries == 1
+
+
+@BOTH
+async def test_a_reader_that_comes_after_an_invalidation_is_not_joined_to_a_query_that_began_before(
+    read: Read, replica: Replica
+) -> None:
+    source = Source()
+    source.may_return.clear()
+    before = asyncio.create_task(read(replica.cache, source))
+    await eventually(lambda: source.queries == 1)
+    source.commit()
+    await invalidate(replica.cache)
+    after = asyncio.create_task(read(replica.cache, source))
+    await eventually(lambda: source.queries == 2)
+    source.may_return.set()
+    assert await before != await after
+    assert await read(replica.cache, source) == await after
+
+
+@BOTH
+async def test_two_writers_in_a_row_leave_only_the_newest_answer(read: Read, replica: Replica) -> None:
+    sources = [Source(), Source(), Source()]
+    for source in sources:
+        source.may_return.clear()
+        source.commit()
+    first = asyncio.create_task(read(replica.cache, sources[0]))
+    await sources[0].read.wait()
+    await invalidate(replica.cache)
+    second = asyncio.create_task(read(replica.cache, sources[1]))
+    await sources[1].read.wait()
+    await invalidate(replica.cache)
+    third = asyncio.create_task(read(replica.cache, sources[2]))
+    await sources[2].read.wait()
+    answers = []
+    for source, reader in reversed(list(zip(sources, (first, second, third), strict=True))):
+        source.may_return.set()
+        answers.append(await reader)
+    assert await read(replica.cache, sources[2]) == answers[0]
+    assert sources[2].queries == 1
+
+
+@BOTH
+async def test_a_token_that_redis_evicted_is_not_taken_for_unchanged(read: Read, replica: Replica, raw: Redis) -> None:
+    source = Source()
+    await read(replica.cache, source)
+    source.may_return.clear()
+    source.read.clear()
+    await raw.delete("ras:batch:b1", "ras:user:u1:batches:20:0:")
+    slow = asyncio.create_task(read(replica.cache, source))
+    await source.read.wait()
+    await raw.delete("ras:batch-token:b1", "ras:user-token:u1")  # evicted while the reader is held up
+    source.commit()
+    source.may_return.set()
+    old = await slow
+    assert await read(replica.cache, source) != old
+
+
+@BOTH
+async def test_what_was_stored_under_a_token_that_is_gone_is_no_hit(read: Read, replica: Replica, raw: Redis) -> None:
+    source = Source()
+    old = await read(replica.cache, source)
+    await raw.delete("ras:batch-token:b1", "ras:user-token:u1")
+    source.commit()
+    assert await read(replica.cache, source) != old
+
+
+@BOTH
+async def test_two_hundred_misses_at_once_cost_one_query(read: Read, replica: Replica) -> None:
+    source = Source()
+    source.may_return.clear()
+    readers = [asyncio.create_task(read(replica.cache, source)) for _ in range(200)]
+    await eventually(
+        lambda: (
+            replica.metric("ras_cache_misses_total", cache_type="batch_status")
+            + replica.metric("ras_cache_misses_total", cache_type="user_batches")
+            == 200
+        )
+    )
+    source.may_return.set()
+    assert len(set(await asyncio.gather(*readers))) == 1
+    assert source.queries == 1
+
+
+async def test_a_reader_that_gives_up_does_not_take_the_query_from_the_others(replica: Replica) -> None:
+    source = Source()
+    source.may_return.clear()
+    first = asyncio.create_task(read_batch(replica.cache, source))
+    await source.read.wait()
+    second = asyncio.create_task(read_batch(replica.cache, source))
+    await eventually(lambda: replica.metric("ras_cache_misses_total", cache_type="batch_status") == 2)
+    first.cancel()
+    await asyncio.wait([first])
+    source.may_return.set()
+    assert await second is not None
+    assert (first.cancelled(), source.queries) == (True, 1)
+
+
+async def test_a_failing_query_fails_its_readers_and_is_not_kept(replica: Replica) -> None:
+    async def fail() -> Answer:
+        raise LookupError("no database")
+
+    with pytest.raises(LookupError):
+        await replica.cache.batch_status("b1", fail)
+    assert await read_batch(replica.cache, Source()) is not None
+
+
+async def test_lists_are_kept_by_page_and_filter_and_all_forgotten_together(replica: Replica, raw: Redis) -> None:
+    source = Source()
+    pages = [(20, 0, None), (20, 20, None), (10, 0, None), (20, 0, "processing"), (20, 0, "failed")]
+    old = []
+    for limit, offset, status in pages:
+        source.commit()
+        old.append(await replica.cache.user_batches("u1", limit, offset, status, source.load))
+    assert len(set(old)) == len(pages) == source.queries
+    assert {key for key in await keys(raw) if key.startswith("ras:user:")} == {
+        "ras:user:u1:batches:20:0:",
+        "ras:user:u1:batches:20:20:",
+        "ras:user:u1:batches:10:0:",
+        "ras:user:u1:batches:20:0:processing",
+        "ras:user:u1:batches:20:0:failed",
+    }
+    assert await replica.cache.invalidate([], ["u1"])
+    assert await keys(raw) == set()
+
+
+async def test_invalidating_one_leaves_the_others(replica: Replica) -> None:
+    source = Source()
+    for batch_id in ("b1", "b2"):
+        await replica.cache.batch_status(batch_id, source.load)
+    for user_id in ("u1", "u2"):
+        await replica.cache.user_batches(user_id, 20, 0, None, source.load)
+    assert await replica.cache.invalidate(["b1"], ["u1"])
+    source.queries = 0
+    await replica.cache.batch_status("b2", source.load)
+    await replica.cache.user_batches("u2", 20, 0, None, source.load)
+    assert source.queries == 0
+    await replica.cache.batch_status("b1", source.load)
+    await replica.cache.user_batches("u1", 20, 0, None, source.load)
+    assert source.queries == 2
+
+
+@pytest.mark.parametrize("one", ["x", "token:x", "x:batches:20:0:", "ras:batch:x", "x y\n{}*?[a]", "Å😀"])
+async def test_ids_of_any_characters_do_not_meet_in_one_key(one: str, replica: Replica) -> None:
+    others = [f"{one}:", f"{one}:batches:20:0:", f":{one}", f"{one}:token"]
+    answers = {}
+    for identifier in (one, *others):
+        source = Source()
+        source.commit()
+        answers[identifier] = (
+            await replica.cache.batch_status(identifier, source.load),
+            await replica.cache.user_batches(identifier, 20, 0, None, source.load),
+        )
+    assert len(set(answers.values())) == len(answers)
+    assert await replica.cache.invalidate([one], [one])
+    unused = Source()
+    for identifier in others:
+        again = (
+            await replica.cache.batch_status(identifier, unused.load),
+            await replica.cache.user_batches(identifier, 20, 0, None, unused.load),
+        )
+        assert again == answers[identifier]
+
+
+async def test_thousands_of_batches_and_users_are_forgotten_at_once(replica: Replica, raw: Redis) -> None:
+    source = Source()
+    batch_ids, user_ids = [f"b{n}" for n in range(1300)], [f"u{n}" for n in range(350)]
+    for start in range(0, 1300, 50):
+        await asyncio.gather(*(replica.cache.batch_status(b, source.load) for b in batch_ids[start : start + 50]))
+    for start in range(0, 350, 50):
+        users = user_ids[start : start + 50]
+        await asyncio.gather(*(replica.cache.user_batches(u, 20, 0, None, source.load) for u in users))
+    assert len(await keys(raw)) == 2 * 1300 + 3 * 350
+    assert await replica.cache.invalidate(batch_ids, user_ids)
+    assert await keys(raw) == set()
+
+
+async def test_a_user_with_thousands_of_pages_is_forgotten_whole_and_keeps_a_bounded_number(
+    replica: Replica, raw: Redis
+) -> None:
+    source = Source()
+    for start in range(0, 2500, 50):
+        pages = range(start, start + 50)
+        await asyncio.gather(*(replica.cache.user_batches("u1", 1, page, None, source.load) for page in pages))
+    assert len(await keys(raw)) == 1000 + 2
+    assert await replica.cache.invalidate([], ["u1"])
+    assert await keys(raw) == set()
+
+
+async def test_invalidating_nothing_succeeds_without_redis(make_replica: MakeReplica) -> None:
+    replica = await make_replica("redis://127.0.0.1:1/0")
+    assert await replica.cache.invalidate([], [])
+
+
+async def test_everything_expires(make_replica: MakeReplica, redis_url: str, raw: Redis) -> None:
+    replica = await make_replica(redis_url, ttl_seconds=77)
+    source = Source()
+    await read_batch(replica.cache, source)
+    await read_list(replica.cache, source)
+    left = {key: await raw.ttl(key) for key in await keys(raw)}
+    values = ("ras:batch:b1", "ras:user:u1:batches:20:0:")
+    assert all(70 <= left.pop(key) <= 77 for key in values)
+    # Tokens and the list of pages outlive what depends on them.
+    assert set(left) == {"ras:batch-token:b1", "ras:user-token:u1", "ras:user-pages:u1"}
+    assert all(140 <= ttl <= 154 for ttl in left.values())
+
+
+async def test_an_answer_whose_time_is_over_is_made_anew(make_replica: MakeReplica, redis_url: str) -> None:
+    replica = await make_replica(redis_url, ttl_seconds=1)
+    source = Source()
+    old = await read_batch(replica.cache, source)
+    source.commit()  # and nobody invalidates
+    assert await read_batch(replica.cache, source) == old
+
+    async def is_new() -> bool:
+        return await read_batch(replica.cache, source) != old
+
+    await eventually(is_new, within=5)
+
+
+async def test_an_answer_too_large_for_redis_is_given_and_not_kept(replica: Replica, raw: Redis) -> None:
+    async def load() -> Answer:
+        return Answer.of(b"x" * (MAX_CACHED_BYTES + 1))
+
+    answer = await replica.cache.batch_status("b1", load)
+    assert answer is not None
+    assert len(answer.body) == MAX_CACHED_BYTES + 1
+    assert await raw.exists("ras:batch:b1") == 0
+
+
+async def test_without_a_cache_every_read_is_a_query() -> None:
+    cache, source = NoCache(), Source()
+    first = await read_batch(cache, source)
+    source.commit()
+    assert await read_batch(cache, source) != first
+    assert await read_list(cache, source) != first
+    assert await cache.invalidate(["b1"], ["u1"])
