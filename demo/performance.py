@@ -15,7 +15,6 @@ from demo.verdict import (
     Published,
     batch_differences,
     published_differences,
-    traceparent_differences,
     user_differences,
 )
 from demo.wire import Message
@@ -106,7 +105,7 @@ def perform(
         check_service()
         waiting = [each for each in waiting if any(batch_differences(oracle, each, service.batch(each)))]
         settling(len(batch_ids) - len(waiting))
-        if not waiting and not any(_published(oracle, broker.published(), early_grace)):
+        if not waiting and not any(published_differences(oracle, broker.published(), early_grace=early_grace)):
             break
         time.sleep(_POLL_SECONDS)
     settled_after = time.monotonic() - started
@@ -115,7 +114,7 @@ def perform(
     published = broker.published()
     found = [each for batch_id in batch_ids for each in batch_differences(oracle, batch_id, answers[batch_id])]
     found += _lists(oracle, service)
-    found += _published(oracle, published, early_grace)
+    found += published_differences(oracle, published, early_grace=early_grace)
     found += _quarantine(oracle, messages, quarantined())
     return Performance(
         messages=len(messages),
@@ -157,11 +156,6 @@ def _lists(oracle: Oracle, service: Service) -> Iterator[Difference]:
             ids, totals = service.user(user_id, status=word)
             for total in totals:
                 yield from user_differences(f"user {user_id}, status={word}", some, ids, total)
-
-
-def _published(oracle: Oracle, published: Sequence[Published], early_grace: bool) -> Iterator[Difference]:
-    yield from published_differences(oracle, published, early_grace=early_grace)
-    yield from traceparent_differences(oracle, published, early_grace=early_grace)
 
 
 def _quarantine(oracle: Oracle, messages: Sequence[Message], actual: Counter[str]) -> Iterator[Difference]:

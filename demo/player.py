@@ -89,8 +89,9 @@ class Player:
         }
         found: list[Published] = []
         self._reader.assign([each for each in partitions if (each.topic, each.partition) in left])
-        while any(count > 0 for count in left.values()):
-            messages = self._reader.consume(500, timeout=_TIMEOUT_SECONDS)
+        while (missing := sum(left.values())) > 0:
+            # It waits for as many as it is asked for, so never for more than there are.
+            messages = self._reader.consume(min(missing, 500), timeout=_TIMEOUT_SECONDS)
             if not messages:
                 raise PlayerError(f"the published topics could not be read to their ends: {left}")
             for message in messages:

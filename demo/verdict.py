@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from demo.oracle import Announcement, Anything, Either, Holding, OneLine, Oracle
+from demo.oracle import Announcement, Announcements, Anything, Either, Holding, OneLine, Oracle
 from demo.wire import ASSESSMENT_COMPLETED, NOTIFICATION, RESULTS_READY, BadMessage, parse_time
 
 Json = dict[str, Any]
@@ -128,6 +128,7 @@ def published_differences(
     """What stands on the published topics, against the rules. Messages about other runs' batches are left alone."""
     ours = {batch_id for batch_id in oracle.batch_ids() if oracle.registrations.get(batch_id)}
     domain_events: dict[str, dict[str, Json]] = defaultdict(dict)
+    traceparents: dict[str, str | None] = {}
     notifications: dict[str, tuple[Published, Json]] = {}
     times_published: Counter[str] = Counter()
     for message in published:
@@ -144,13 +145,16 @@ def published_differences(
             notifications[event_id] = (message, envelope)
         else:
             domain_events[batch_id][event_id] = envelope
+            traceparents[event_id] = message.headers.get("traceparent", b"").decode() or None
             yield from _key_difference(message, batch_id, event_id)
 
     for event_id, times in times_published.items():
         if times > 1:
             yield Difference(f"event {event_id}", "times published", 1, times)
     for batch_id in sorted(ours):
-        yield from _domain_event_differences(oracle, batch_id, domain_events[batch_id], early_grace)
+        expected = oracle.announcements(batch_id, early_grace=early_grace)
+        yield from _domain_event_differences(expected, batch_id, domain_events[batch_id])
+        yield from _trace_differences(expected, traceparents)
     yield from _notification_differences(
         oracle, [envelope for events in domain_events.values() for envelope in events.values()], notifications
     )
@@ -180,10 +184,9 @@ def _header_differences(message: Published, envelope: Json) -> Iterator[Differen
 
 
 def _domain_event_differences(
-    oracle: Oracle, batch_id: str, events: Mapping[str, Json], early_grace: bool
+    expected: Announcements, batch_id: str, events: Mapping[str, Json]
 ) -> Iterator[Difference]:
     about = f"batch {batch_id}"
-    expected = oracle.announcements(batch_id, early_grace=early_grace)
     results = {event_id for event_id, envelope in events.items() if envelope["event_type"] == RESULTS_READY}
     assessments = {event_id for event_id, envelope in events.items() if envelope["event_type"] == ASSESSMENT_COMPLETED}
 
@@ -202,6 +205,14 @@ def _domain_event_differences(
     for event_id, envelope in events.items():
         if event_id in contents:
             yield from _content_differences(contents[event_id], envelope)
+
+
+def _trace_differences(expected: Announcements, traceparents: Mapping[str, str | None]) -> Iterator[Difference]:
+    """Each announcement goes on in the trace of the message it comes from, if that has one."""
+    for event_id, contents in {**expected.possible, **expected.assessments}.items():
+        allowed = {content.traceparent for content in contents}
+        if event_id in traceparents and allowed != {None} and traceparents[event_id] not in allowed:
+            yield Difference(f"event {event_id}", "headers.traceparent", Either(tuple(allowed)), traceparents[event_id])
 
 
 def _content_differences(contents: Sequence[Announcement], envelope: Json) -> Iterator[Difference]:
@@ -232,21 +243,3 @@ def _notification_differences(
 def _summary(envelope: Json) -> str:
     data = envelope["data"]
     return f"({data.get('status')}, phases {sorted(data.get('phase_results', {}))})"
-
-
-def traceparent_differences(
-    oracle: Oracle, published: Iterable[Published], *, early_grace: bool = False
-) -> Iterator[Difference]:
-    """Whether each published domain event goes on in the trace of the message it comes from."""
-    for message in published:
-        if message.topic == NOTIFICATION:
-            continue
-        envelope = orjson.loads(message.value)
-        batch_id = envelope["data"].get("batch_id")
-        expected = oracle.announcements(batch_id, early_grace=early_grace)
-        contents = {**expected.possible, **expected.assessments}.get(envelope["event_id"], [])
-        allowed = {content.traceparent for content in contents}
-        given = message.headers.get("traceparent", b"").decode() or None
-        if contents and allowed != {None} and given not in allowed:
-            about = f"event {envelope['event_id']}"
-            yield Difference(about, "headers.traceparent", Either(tuple(allowed)), given)

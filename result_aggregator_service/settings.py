@@ -157,7 +157,7 @@ class Settings(DatabaseSettings):
     api_timeout_seconds: Seconds = 30.0
 
     # the read model
-    expected_phases: Annotated[list[Phase], NoDecode] = [Phase.SPELLCHECK, Phase.CJ_ASSESSMENT]
+    expected_phases: Annotated[list[Phase], NoDecode, Field(min_length=1)] = [Phase.SPELLCHECK, Phase.CJ_ASSESSMENT]
     results_grace_seconds: float = Field(default=60.0, ge=0)
     inbox_retention_hours: float = Field(default=168.0, gt=0)
 
