@@ -35,8 +35,8 @@ def main() -> int:
     try:
         return _against(arguments, report) if arguments.against else _on_stage(arguments, report)
     except KeyboardInterrupt:
-        report.say("Stopped.")
-        return 0
+        report.say("Stopped before its end.")
+        return 128 + signal.SIGINT
     except (ServerError, PlayerError, PerformanceError, httpx.HTTPError) as error:
         report.fail(f"{type(error).__name__}: {error}")
         return 1
@@ -104,6 +104,7 @@ def _against(arguments: argparse.Namespace, report: Report) -> int:
                 raise PerformanceError("the service is not ready")
 
         check_service()
+        observer.batch(f"no-batch-of-{run}")  # a wrong key should show before the messages are played
         outcome = _perform(arguments, report, player, observer, grace, run, check_service)
     report.result(outcome)
     report.verdict(outcome.differences)
@@ -143,10 +144,14 @@ def _perform(
 def _keep_serving(running: Stage, outcome: Performance, report: Report, check_service: Callable[[], None]) -> None:
     batch = next(answer for answer in outcome.answers.values() if answer is not None)
     report.how_to_look(running.api_url, running.api_key, batch["batch_id"], batch["user_id"])
+    report.say(f"Kafka listens at {running.bootstrap_servers}.")
     report.say("\nServing until Ctrl-C.")
-    while True:
-        check_service()
-        time.sleep(0.5)
+    try:
+        while True:
+            check_service()
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        report.say("Stopping.")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def stage(grace_seconds: float) -> Iterator[Stage]:
         postgres = running.enter_context(EmbeddedPostgres(folder / "postgres", durable=False))
         valkey = running.enter_context(EmbeddedValkey(folder / "valkey"))
         kafka = running.enter_context(MockKafka())
-        api_key = secrets.token_urlsafe(24)
+        api_key = secrets.token_hex(16)
         settings = {
             "DATABASE_URL": postgres.url,
             "REDIS_URL": valkey.url,

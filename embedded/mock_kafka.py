@@ -1,9 +1,9 @@
 """librdkafka's mock cluster from the `confluent-kafka` wheel: the Kafka protocol inside this process, on 127.0.0.1.
 
 A stand-in, good for the demo and for quick runs where there is no Java. Its limits: one member in a consumer group (a
-second one fails in SyncGroup, and one that was killed is held for its session timeout); topics appear on first use,
-always with 4 partitions, and cannot be created by an administrator; a partition drops its oldest messages beyond about
-5 MB; everything is in memory and gone with the object.
+second one fails in SyncGroup, one that was killed is held for its session timeout, the first waits 3 s to be let in);
+topics appear on first use, always with 4 partitions, and cannot be created by an administrator; a partition drops its
+oldest messages beyond about 5 MB; everything is in memory and gone with the object.
 """
 
 from types import TracebackType

@@ -1,3 +1,26 @@
-"""Sets how hard Hypothesis looks before any property is collected."""
+"""A migrated PostgreSQL of the test's own, and what the service writes it with."""
 
-import tests.hypothesis_profiles  # noqa: F401
+from collections.abc import AsyncIterator
+
+import pytest
+from pydantic import SecretStr
+
+import tests.hypothesis_profiles  # noqa: F401 - sets how hard Hypothesis looks
+from result_aggregator_service.settings import Settings
+from result_aggregator_service.storage.engine import Database, create_engine
+from tests.integration.storage.projection import Projection
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    settings = Settings(database_url=SecretStr(database_url), environment="development", database_pool_size=10)
+    engine = create_engine(settings)
+    try:
+        yield Database(engine)
+    finally:
+        await engine.dispose()
+
+
+@pytest.fixture
+def projection(database: Database) -> Projection:
+    return Projection(database)

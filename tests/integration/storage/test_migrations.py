@@ -1,0 +1,110 @@
+"""The migrations make the tables that the code knows, and can be taken back."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from result_aggregator_service.domain.facets import BATCH_FACETS, ESSAY_FACETS
+from result_aggregator_service.storage.tables import batch_results, essay_results, metadata
+
+CHECKOUT = Path(__file__).parents[3]
+
+# Everything that a table is made of, as PostgreSQL tells it.
+_SCHEMA = {
+    "columns": """
+        SELECT table_name, column_name, data_type, character_maximum_length, is_nullable, column_default, is_identity
+        FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'""",
+    "indexes": """
+        SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'""",
+    "constraints": """
+        SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+        WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'""",
+    "options": "SELECT relname, reloptions FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
+    " AND relname <> 'alembic_version'",
+    "comments": """
+        SELECT objoid::regclass::text, objsubid, description FROM pg_description
+        WHERE classoid = 'pg_class'::regclass AND objoid::regclass::text NOT LIKE 'pg_%'""",
+}
+
+
+async def alembic(url: str, *arguments: str) -> None:
+    """Run Alembic as a deployment runs it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "alembic",
+        *arguments,
+        cwd=CHECKOUT,
+        env={**os.environ, "DATABASE_URL": url},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+
+
+async def schema(url: str) -> dict[str, list[tuple[Any, ...]]]:
+    engine = create_async_engine(url, poolclass=NullPool)
+    async with engine.connect() as connection:
+        told = {
+            part: sorted((tuple(row) for row in await connection.execute(text(query))), key=repr)
+            for part, query in _SCHEMA.items()
+        }
+    await engine.dispose()
+    return told
+
+
+async def test_migrations_go_up_down_to_nothing_and_up_again(empty_database_url: str) -> None:
+    await alembic(empty_database_url, "upgrade", "head")
+    once = await schema(empty_database_url)
+    assert once["columns"]
+    await alembic(empty_database_url, "downgrade", "base")
+    assert await schema(empty_database_url) == {part: [] for part in once}
+    await alembic(empty_database_url, "upgrade", "head")
+    assert await schema(empty_database_url) == once
+
+
+async def test_there_is_nothing_left_to_migrate(database_url: str) -> None:
+    def differences(connection: Connection) -> Any:
+        options = {"compare_type": True, "compare_server_default": True}
+        return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+
+    engine = create_async_engine(database_url, poolclass=NullPool)
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await engine.dispose()
+
+
+async def test_the_migrations_make_exactly_the_tables_that_the_code_knows(
+    database_url: str, empty_database_url: str
+) -> None:
+    engine = create_async_engine(empty_database_url, poolclass=NullPool)
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    await engine.dispose()
+    migrated, known = await schema(database_url), await schema(empty_database_url)
+    for part, rows in known.items():
+        assert migrated[part] == rows, part
+
+
+async def test_a_new_database_has_its_one_row_of_state(database_url: str) -> None:
+    engine = create_async_engine(database_url, poolclass=NullPool)
+    async with engine.connect() as connection:
+        rows = (await connection.execute(text("SELECT id, caught_up_seconds, caught_up FROM service_state"))).all()
+    await engine.dispose()
+    assert [tuple(row) for row in rows] == [(1, 0.0, False)]
+
+
+def test_every_field_of_a_facet_has_its_column() -> None:
+    for table, facets in ((batch_results, BATCH_FACETS), (essay_results, ESSAY_FACETS)):
+        columns = [column for facet in facets for column in facet.columns()]
+        assert set(columns) <= set(table.columns.keys())
+        assert len(columns) == len(set(columns))

@@ -1,0 +1,87 @@
+"""The metrics by the names and labels that the platform's dashboards know."""
+
+import re
+from pathlib import Path
+
+from prometheus_client import generate_latest
+
+from result_aggregator_service.observability.metrics import Metrics
+
+# Specification, section 8.
+PROMISED = {
+    "ras_api_requests_total": ("endpoint", "method", "status_code"),
+    "ras_api_request_duration_seconds": ("endpoint", "method"),
+    "ras_api_errors_total": ("endpoint", "error_type"),
+    "ras_messages_processed_total": ("topic", "result"),
+    "ras_message_processing_duration_seconds": (),
+    "ras_invalid_messages_total": ("topic", "error_type"),
+    "ras_consumer_errors_total": (),
+    "ras_cache_hits_total": ("cache_type",),
+    "ras_cache_misses_total": ("cache_type",),
+    "ras_db_operations_total": ("operation", "status"),
+    "ras_db_operation_duration_seconds": ("operation",),
+    "ras_batches_aggregated_total": (),
+    "ras_essays_aggregated_total": ("phase",),
+}
+#: Labels whose values are few by their nature. A new label is to be judged before it is added here.
+BOUNDED = {
+    "endpoint", "method", "status_code", "error_type", "topic", "partition", "result", "cache_type", "operation",
+    "status", "phase", "breaker", "task",
+}  # fmt: skip
+
+
+def labels_by_name(metrics: Metrics) -> dict[str, tuple[str, ...]]:
+    """Each metric's labels, by the name it is scraped under."""
+    found: dict[str, tuple[str, ...]] = {}
+    for metric in vars(metrics).values():
+        if hasattr(metric, "_labelnames"):
+            (family,) = metric.describe()
+            found[family.name + ("_total" if family.type == "counter" else "")] = tuple(metric._labelnames)
+    return found
+
+
+def test_every_promised_metric_is_there_with_its_labels() -> None:
+    found = labels_by_name(Metrics())
+    assert {name: found.get(name) for name in PROMISED} == PROMISED
+
+
+def test_the_rest_of_what_is_promised_can_be_seen_too() -> None:
+    names = " ".join(labels_by_name(Metrics()))
+    promised = ("consumer_lag", "events_published", "outbox_depth", "oldest_unpublished", "commit_to_ack")
+    for word in (*promised, "notification_projections", "circuit_breaker_state", "quarantine_size"):
+        assert word in names, word
+
+
+def test_no_label_could_hold_an_id_or_a_path() -> None:
+    for name, labels in labels_by_name(Metrics()).items():
+        assert set(labels) <= BOUNDED, name
+
+
+def test_every_metric_has_the_services_prefix_and_says_what_it_is() -> None:
+    for line in generate_latest(Metrics().registry).decode().splitlines():
+        if line.startswith("# HELP"):
+            assert re.fullmatch(r"# HELP ras_\w+ \S.*\.", line), line
+
+
+def test_two_sets_of_metrics_do_not_disturb_each_other() -> None:
+    one, other = Metrics(), Metrics()
+    one.batches_aggregated.inc()
+    assert one.registry.get_sample_value("ras_batches_aggregated_total") == 1
+    assert other.registry.get_sample_value("ras_batches_aggregated_total") == 0
+
+
+def test_times_are_measured_in_seconds() -> None:
+    for name in labels_by_name(Metrics()):
+        assert not name.endswith(("_ms", "_minutes", "_milliseconds")), name
+
+
+def test_what_is_measured_here_is_what_the_code_uses() -> None:
+    package = Path(__file__).parents[3] / "result_aggregator_service"
+    used = {
+        name
+        for file in package.rglob("*.py")
+        if file.name != "metrics.py"
+        for name in re.findall(r"metrics\.(\w+)", file.read_text())
+    }
+    declared = {name for name, metric in vars(Metrics()).items() if hasattr(metric, "describe")}
+    assert declared & used
