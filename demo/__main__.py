@@ -20,7 +20,7 @@ from demo.stage import Stage, stage
 from demo.traffic import traffic
 from embedded.process import ServerError
 
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 6.0
 _DEPLOYED_GRACE_SECONDS = 60.0
 _GROUP_ID = "result-aggregator-group"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -86,7 +86,7 @@ def _on_stage(arguments: argparse.Namespace, report: Report) -> int:
                 report.fail(f"The end of the service's log:\n{running.service.log_tail()}")
                 raise
         report.result(outcome)
-        report.verdict(outcome.differences)
+        report.verdict(outcome)
         report.say(STAND_INS)
         if not arguments.once:
             _keep_serving(running, outcome, report, check_service)
@@ -107,7 +107,7 @@ def _against(arguments: argparse.Namespace, report: Report) -> int:
         observer.batch(f"no-batch-of-{run}")  # a wrong key should show before the messages are played
         outcome = _perform(arguments, report, player, observer, grace, run, check_service)
     report.result(outcome)
-    report.verdict(outcome.differences)
+    report.verdict(outcome)
     return 1 if outcome.differences else 0
 
 

@@ -221,6 +221,7 @@ class Oracle:
                 self._note(event)
         self.members = self._memberships()
         self._winning = {batch_id: _winners(outcomes) for batch_id, outcomes in self.outcomes.items()}
+        self._complete: dict[UUID, bool] = {}  # by outcome: asked again and again
         self._named: dict[str, set[str]] = defaultdict(set)
         for essay, mentions in chain(self.placements.items(), self.listings.items()):
             for _, batch_id in mentions:
@@ -425,14 +426,16 @@ class Oracle:
 
     def results_are_in(self, batch_id: str, outcomes: Iterable[Event]) -> bool:
         """Whether every essay that these list as processed has its own result."""
-        anchors = self.anchors.get(batch_id, set())
-        return all(
-            self.results.get((essay, outcome.data["phase_name"]))
-            for outcome in outcomes
-            if outcome.data["phase_name"] != "student_matching"
-            for essay in _processed(outcome)
-            if essay not in anchors
-        )
+        return all(self._has_its_results(batch_id, outcome) for outcome in outcomes)
+
+    def _has_its_results(self, batch_id: str, outcome: Event) -> bool:
+        phase = outcome.data["phase_name"]
+        if outcome.id not in self._complete:
+            students = set(_processed(outcome)) - self.anchors.get(batch_id, set())
+            self._complete[outcome.id] = phase == "student_matching" or all(
+                self.results.get((essay, phase)) for essay in students
+            )
+        return self._complete[outcome.id]
 
     def _final_basis(self, batch_id: str) -> Basis | None:
         """What the final state's announcement rests on, the grace having run; None for a batch that is unfinished."""

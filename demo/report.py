@@ -14,7 +14,6 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from demo.performance import Performance, Progress
-from demo.verdict import Difference
 from demo.wire import ASSESSMENT_COMPLETED, NOTIFICATION, RESULTS_READY
 
 _SHOWN_DIFFERENCES = 40
@@ -100,8 +99,13 @@ class Report:
                 table.add_row(row[0], str(row[1]))
         self._console.print(table)
 
-    def verdict(self, differences: Sequence[Difference]) -> None:
+    def verdict(self, outcome: Performance) -> None:
         """What is not as the oracle expects, field by field."""
+        differences = outcome.differences
+        if outcome.early_grace:
+            self.say(
+                "Folding took longer than the grace: a batch finished by it before its results came was right, too."
+            )
         if not differences:
             self._console.print(
                 "[bold green]Everything is as the oracle expects: every batch, every user's list, every published "

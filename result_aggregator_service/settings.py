@@ -79,7 +79,7 @@ class DatabaseSettings(BaseSettings):
             return None
         try:
             url = make_url(value.get_secret_value())
-        except ArgumentError:
+        except (ArgumentError, ValueError):  # a ValueError of its own would quote what it took for the port
             raise ValueError("not a URL; expected postgresql+asyncpg://user:password@host:port/database") from None
         if url.drivername not in ("postgresql", "postgres", "postgresql+asyncpg"):
             raise ValueError(
@@ -245,7 +245,8 @@ class SecretFiles(PydanticBaseSettingsSource):
         for name in self.SECRETS & self.settings_cls.model_fields.keys():
             value, _, _ = self.get_field_value(self.settings_cls.model_fields[name], name)
             if value is not None:
-                found[name] = value
+                # Under the name that the other sources give it; under another, `.env` would win.
+                found[f"{PREFIX}{name.upper()}"] = value
         return found
 
 

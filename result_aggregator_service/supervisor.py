@@ -64,7 +64,9 @@ class Supervisor:
 
     async def start(self) -> None:
         """Start the loops; each begins to turn when the database is ready for it. Returns at once."""
-        self._tasks["database gate"] = asyncio.create_task(self._wait_for_database(), name="database gate")
+        gate = asyncio.create_task(self._wait_for_database(), name="database gate")
+        gate.add_done_callback(self._gate_ended)
+        self._tasks["database gate"] = gate
         for name, loop in self._loops.by_name.items():
             task = asyncio.create_task(self._run(loop), name=name)
             task.add_done_callback(self._ended)
@@ -102,12 +104,18 @@ class Supervisor:
                 continue
         await loop.run()
 
+    def _gate_ended(self, task: asyncio.Task[None]) -> None:
+        if not self._migrated.is_set():
+            self._ended(task)
+
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if self._stopping or task.cancelled():
+        if self._stopping:
             return
         name = task.get_name()
+        # A cancellation that nobody here asked for (one that leaks from a client library) is a death like any other.
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
         self._metrics.task_deaths.labels(name).inc()
-        _log.critical("loop_died", loop=name, exc_info=task.exception())
+        _log.critical("loop_died", loop=name, exc_info=error)
         self.died.set()
 
     async def _wait_for_database(self) -> None:

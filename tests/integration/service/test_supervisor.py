@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import pytest
 
 from result_aggregator_service.heartbeat import Heartbeat
 from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.storage.engine import Database, create_engine
 from result_aggregator_service.supervisor import Dependencies, Loops, Supervisor
 from tests.integration.service.wiring import container_of, settings_for, swap
 from tests.servers import migrate
@@ -58,7 +60,9 @@ class Stand:
         self.supervisor: Supervisor
 
     @asynccontextmanager
-    async def started(self, database_url: str, *, shutdown_timeout_seconds: float = 5.0) -> AsyncIterator[Supervisor]:
+    async def started(
+        self, database_url: str, *, shutdown_timeout_seconds: float = 5.0, database: Database | None = None
+    ) -> AsyncIterator[Supervisor]:
         settings = settings_for(
             database_url,
             kafka_bootstrap_servers="127.0.0.1:9",
@@ -66,7 +70,10 @@ class Stand:
             shutdown_timeout_seconds=shutdown_timeout_seconds,
         )
         loops = Loops({"first": self.first, "second": self.second})
-        async with container_of(settings, swap(loops, Loops), swap(self.metrics, Metrics)) as container:
+        swapped = [swap(loops, Loops), swap(self.metrics, Metrics)]
+        if database is not None:
+            swapped.append(swap(database, Database))
+        async with container_of(settings, *swapped) as container:
             supervisor = await container.get(Supervisor)
             await supervisor.start()
             try:
@@ -95,6 +102,16 @@ async def test_a_loop_that_ends_unasked_is_noticed_however_it_ends(
         assert not health["first"].ok
         assert health["second"].ok
         assert stand.metrics.registry.get_sample_value("ras_background_task_deaths_total", {"task": "first"}) == 1
+
+
+async def test_a_gate_that_breaks_is_noticed_too_and_holds_nobody_for_ever(stand: Stand) -> None:
+    class BrokenDatabase(Database):
+        def snapshot(self) -> NoReturn:
+            raise RuntimeError("broken")
+
+    engine = create_engine(settings_for("postgresql://nobody@127.0.0.1:9/none"))
+    async with stand.started(str(engine.url), database=BrokenDatabase(engine)) as supervisor:
+        await asyncio.wait_for(supervisor.died.wait(), 5)
 
 
 async def test_loops_are_drained_one_after_the_other_in_their_order(stand: Stand, database_url: str) -> None:

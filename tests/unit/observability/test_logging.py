@@ -5,7 +5,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import structlog
@@ -15,13 +15,13 @@ from result_aggregator_service.observability.logging import configure_logging
 from result_aggregator_service.settings import Settings
 
 
-def settings(level: str = "INFO") -> Settings:
+def settings(level: Literal["INFO", "WARNING"] = "INFO") -> Settings:
     return Settings(
         database_url=SecretStr("postgresql://localhost/x"),
         environment="development",
         service_name="the-service",
         service_version="1.2.3",
-        log_level=level,  # type: ignore[arg-type]  # pydantic says no to others
+        log_level=level,
     )
 
 

@@ -1,7 +1,6 @@
 """The metrics by the names and labels that the platform's dashboards know."""
 
 import re
-from pathlib import Path
 
 from prometheus_client import generate_latest
 
@@ -73,15 +72,3 @@ def test_two_sets_of_metrics_do_not_disturb_each_other() -> None:
 def test_times_are_measured_in_seconds() -> None:
     for name in labels_by_name(Metrics()):
         assert not name.endswith(("_ms", "_minutes", "_milliseconds")), name
-
-
-def test_what_is_measured_here_is_what_the_code_uses() -> None:
-    package = Path(__file__).parents[3] / "result_aggregator_service"
-    used = {
-        name
-        for file in package.rglob("*.py")
-        if file.name != "metrics.py"
-        for name in re.findall(r"metrics\.(\w+)", file.read_text())
-    }
-    declared = {name for name, metric in vars(Metrics()).items() if hasattr(metric, "describe")}
-    assert declared & used
