@@ -104,7 +104,7 @@ class Report:
         differences = outcome.differences
         if outcome.early_grace:
             self.say(
-                "Folding took longer than the grace: a batch finished by it before its results came was right, too."
+                "Folding took longer than the grace, which may rightly have finished a batch before its results came."
             )
         if not differences:
             self._console.print(

@@ -74,7 +74,7 @@ def traffic(
     broken: bool = True,
     window: int = _SHUFFLED_WINDOW,
 ) -> Iterator[Message]:
-    """The messages of `batches` batches (about 130 for each), in the order of production.
+    """The messages of `batches` batches (about 85 for each), in the order of production.
 
     `run` sets apart the ids of runs against one database; `stories` are told in turn, one a batch; `window` is how many
     messages are shuffled together (1: no topic overtakes another, beyond what the stories themselves hold back).

@@ -38,8 +38,6 @@ def create_redis_client(settings: Settings) -> Redis:
     """A client for `GuardedRedis`, which bounds its calls more tightly than it does by itself."""
     options: dict[str, object] = {
         "protocol": 2,
-        "lib_name": None,
-        "lib_version": None,
         "socket_timeout": _CLIENT_TIMEOUT_SECONDS,
         "socket_connect_timeout": _CLIENT_TIMEOUT_SECONDS,
         # Once more, at once: a pooled connection may have died with the server's last process.

@@ -6,8 +6,6 @@ the last of them came, and a thousand readers of one batch ask Redis once.
 
 import asyncio
 import secrets
-from collections.abc import Mapping
-from itertools import islice
 from typing import NamedTuple
 
 from redis.asyncio import Redis
@@ -40,7 +38,12 @@ class _Question(NamedTuple):
     key: str
 
 
-_Answers = dict[_Question, asyncio.Future[Looked]]
+class _Batch:
+    """Questions that are sent together, and their answers once there are any."""
+
+    def __init__(self) -> None:
+        self.questions: list[_Question] = []
+        self.answers: asyncio.Task[dict[_Question, Looked | RedisUnavailableError]]
 
 
 class Lookups:
@@ -49,8 +52,7 @@ class Lookups:
     def __init__(self, redis: GuardedRedis, *, token_ttl_seconds: int) -> None:
         self._redis = redis
         self._token_ttl_seconds = token_ttl_seconds
-        self._unsent: _Answers = {}
-        self._sending: set[asyncio.Task[None]] = set()
+        self._unsent: _Batch | None = None
 
     async def look(self, token_key: str, key: str) -> Looked:
         """What Redis holds, at some moment after this call began.
@@ -59,42 +61,34 @@ class Lookups:
             RedisUnavailableError: there is no telling.
         """
         question = _Question(token_key, key)
-        answer = self._unsent.get(question)
-        if answer is None:
-            loop = asyncio.get_running_loop()
-            if not self._unsent:
-                loop.call_soon(self._send)
-            answer = self._unsent[question] = loop.create_future()
-        return await asyncio.shield(answer)
+        batch = self._unsent
+        if batch is None or (len(batch.questions) >= _AT_ONCE and question not in batch.questions):
+            batch = self._unsent = _Batch()
+            # It begins in the next turn of the loop; until then others may join.
+            batch.answers = asyncio.create_task(self._ask(batch))
+        if question not in batch.questions:
+            batch.questions.append(question)
+        answer = (await asyncio.shield(batch.answers))[question]
+        if isinstance(answer, RedisUnavailableError):
+            raise answer
+        return answer
 
-    def _send(self) -> None:
-        unsent, self._unsent = iter(self._unsent.items()), {}
-        while answers := dict(islice(unsent, _AT_ONCE)):
-            task = asyncio.create_task(self._ask(answers))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
+    async def _ask(self, batch: _Batch) -> dict[_Question, Looked | RedisUnavailableError]:
+        if self._unsent is batch:
+            self._unsent = None
 
-    async def _ask(self, answers: Mapping[_Question, asyncio.Future[Looked]]) -> None:
-        async def look_all(redis: Redis) -> list[list[bytes | None] | Exception]:
+        async def look_all(redis: Redis) -> list[list[bytes] | Exception]:
             async with redis.pipeline(transaction=False) as pipeline:
-                for question in answers:
+                for question in batch.questions:
                     made = secrets.token_hex(TOKEN_LENGTH // 2)
                     # By its text rather than its digest: a Redis that was restarted knows no digests.
                     pipeline.eval(_LOOK, 2, question.token_key, question.key, made, self._token_ttl_seconds)
-                results: list[list[bytes | None] | Exception] = await pipeline.execute(raise_on_error=False)
+                results: list[list[bytes] | Exception] = await pipeline.execute(raise_on_error=False)
             return results
 
-        try:
-            results = await self._redis.call("read", look_all)
-        except RedisUnavailableError as error:
-            for answer in answers.values():
-                answer.set_exception(error)
-            return
-        for answer, result in zip(answers.values(), results, strict=True):
-            if isinstance(result, Exception):
-                # It is full, say, and a token would have had to be made.
-                answer.set_exception(self._redis.refused("read", result))
-            else:
-                token, value = result
-                assert token is not None
-                answer.set_result(Looked(token, value))
+        results = await self._redis.call("read", look_all)
+        # An error may be of one question alone: a full Redis makes no token, and still tells of those that are there.
+        return {
+            question: self._redis.refused("read", result) if isinstance(result, Exception) else Looked(*result)
+            for question, result in zip(batch.questions, results, strict=True)
+        }

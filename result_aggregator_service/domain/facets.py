@@ -211,7 +211,7 @@ class SpellcheckMetrics(Facet):
     """What only the richer form of a spell check message carries."""
 
     PREFIX: ClassVar[str] = "spellcheck_metrics"
-    values: dict[str, JsonValue]
+    values: dict[str, JsonValue] | None
 
 
 @dataclass(frozen=True, slots=True)

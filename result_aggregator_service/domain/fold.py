@@ -201,16 +201,14 @@ def fold_spellcheck_result(facts: Facts, event: Event, payload: consumed.Spellch
         corrected_text=payload.corrected_text_storage_id,
     )
     metrics = payload.correction_metrics
-    essay.state(
-        SpellcheckMetrics(
-            event.clock,
-            values={
-                **(metrics.model_dump() if metrics else {}),
-                "processing_duration_ms": payload.processing_duration_ms,
-                "processor_version": payload.processor_version,
-            },
-        )
-    )
+    told = {
+        **(metrics.model_dump() if metrics else {}),
+        "processing_duration_ms": payload.processing_duration_ms,
+        "processor_version": payload.processor_version,
+    }
+    # A failure has nothing to tell here, and what an earlier success told is no longer so.
+    succeeded = stage(payload.status) is ProcessingStage.COMPLETED
+    essay.state(SpellcheckMetrics(event.clock, values=told if succeeded else None))
 
 
 def _spellcheck(

@@ -27,9 +27,11 @@ from result_aggregator_service.domain.facets import (
     CJVerdict,
     Columns,
     EssayFile,
+    Listing,
     NlpResult,
     PhaseOutcome,
     PipelineEnd,
+    Placement,
     RankedEssayFact,
     Registration,
     SpellcheckMetrics,
@@ -222,10 +224,19 @@ class ProjectionRepository:
     async def store(self, session: WriteSession, facts: Facts) -> Touched:
         """Write facts; return the batches that they touch, each of which is locked until the transaction ends."""
         touched = Touched()
+        await self._lock_batches_of_unplaced(session, facts, touched)
         await self._store_batches(session, facts, touched)
         essays = await self._store_essays(session, facts)
         await self._lock_others(session, essays, touched)
         return touched
+
+    async def _lock_batches_of_unplaced(self, session: WriteSession, facts: Facts, touched: Touched) -> None:
+        """Lock in their turn, before any essay, the batches that are spoken of only through an essay."""
+        unplaced = [e for e, row in facts.essays.items() if Placement not in row.facets and Listing not in row.facets]
+        if unplaced:
+            batch_ids = set(await session.scalars(_BATCHES_OF_ESSAYS, {"essay_ids": sorted(unplaced)}))
+            if batch_ids - facts.batches.keys():
+                touched.add(await session.execute(_LOCK, {"batch_ids": sorted(batch_ids | facts.batches.keys())}))
 
     async def _store_batches(self, session: WriteSession, facts: Facts, touched: Touched) -> None:
         if not facts.batches:

@@ -61,6 +61,19 @@ async def test_an_essay_of_another_batch_holds_that_batch_until_the_commit(proje
     await other
 
 
+@pytest.mark.parametrize("message", [say.nlp("e1"), say.rankings({"e1": (1, 0.5)}, "a")])
+async def test_a_message_known_only_by_its_essay_waits_for_the_batch_before_it_holds_the_essay(
+    projection: Projection, message: Event
+) -> None:
+    await projection.poll(say.registered(["e1"], "b"))
+    async with projection.database.transaction() as session:
+        await projection.repository.lock(session, ["b"])
+        other = asyncio.create_task(projection.poll(message))
+        await eventually(lambda: waiting_for_a_lock(projection))
+        await projection.repository.store(session, fold([say.spellcheck("e1", "b")]))
+    await other
+
+
 # Deadlocks are looked for after so long; by default a second goes by, on each.
 _IMPATIENT = "DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET deadlock_timeout TO 20', current_database()); END$$"
 

@@ -10,7 +10,6 @@ import pytest
 
 from demo.batch import SECOND, Batch
 from demo.oracle import Either, Holding, Oracle
-from demo.stories import STORIES
 from demo.traffic import traffic
 from demo.verdict import Published, batch_differences, differences, published_differences
 from demo.wire import ASSESSMENT_COMPLETED, NOTIFICATION, RESULTS_READY, Message
@@ -512,22 +511,3 @@ def plain(expected: object) -> Any:
             return expected.isoformat()
         case _:
             return "anything"
-
-
-@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
-def test_a_service_that_answers_and_announces_as_expected_passes(story: Any) -> None:
-    messages = list(traffic(seed=11, batches=2, stories=[story]))
-    oracle = Oracle(messages)
-    for batch_id in oracle.batch_ids():
-        expected = oracle.answer(batch_id)
-        assert not list(batch_differences(oracle, batch_id, None if expected is None else plain(expected)))
-    published = []
-    for batch_id in oracle.batch_ids():
-        announcements = oracle.announcements(batch_id)
-        chosen = [announcements.possible[event_id][0] for event_id in announcements.final[:1]]
-        for announcement in chosen + [contents[0] for contents in announcements.assessments.values()]:
-            envelope = plain(announcement.envelope)
-            published.append(as_published(announcement.topic, batch_id, envelope))
-            notification = plain(oracle.notification_of(envelope))
-            published.append(as_published(NOTIFICATION, announcement.user_id, notification))
-    assert list(published_differences(oracle, published)) == []

@@ -14,6 +14,7 @@ from demo.oracle import Anything, Either, Holding, OneLine, Oracle
 from demo.performance import Performance, perform
 from demo.player import Player
 from demo.report import Report
+from demo.stories import STORIES, Story
 from demo.traffic import traffic
 from demo.verdict import Published
 from demo.wire import NOTIFICATION, Message
@@ -135,6 +136,12 @@ def test_a_right_service_passes(oracle: Oracle, messages: list[Message]) -> None
     assert outcome.differences == []
     assert outcome.messages == len(messages)
     assert outcome.duplicates > 0
+
+
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
+def test_a_right_service_passes_in_every_story(story: Story) -> None:
+    messages = list(traffic(seed=11, batches=2, stories=[story]))
+    assert performed(RightService(Oracle(messages), messages)).differences == []
 
 
 def test_a_service_that_forgets_one_announcement_fails(oracle: Oracle, messages: list[Message]) -> None:

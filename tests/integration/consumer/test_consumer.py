@@ -1,0 +1,406 @@
+"""The consumer on real servers: what is committed, what goes to quarantine, and what happens when a server is away."""
+
+import asyncio
+
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from aiokafka.structs import TopicPartition
+from dishka import AsyncContainer
+from redis.asyncio import Redis
+from sqlalchemy import text
+
+from embedded import ApacheKafka, EmbeddedPostgres
+from result_aggregator_service.cache.poison_pills import PoisonPills
+from result_aggregator_service.consumer.consumer import Consumer
+from result_aggregator_service.consumer.decoder import Decoder
+from result_aggregator_service.contracts.topics import CONSUMED, ESSAY_SLOT_ASSIGNED
+from result_aggregator_service.domain.event import Event
+from result_aggregator_service.domain.fold import Facts
+from result_aggregator_service.jobs.housekeeping import Invalidator
+from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.projection.projector import Poll, Projected, Projector
+from result_aggregator_service.resilience.circuit_breaker import CircuitBreaker
+from result_aggregator_service.settings import Settings
+from result_aggregator_service.storage.engine import Database, WriteSession
+from result_aggregator_service.storage.projection_repository import ProjectionRepository, Touched
+from tests.integration.service.process import in_thread
+from tests.integration.service.wiring import Wire, container_of, on_the_wire, rows, settings_for, swap, turning, value
+from tests.servers import migrate, position_group_at_end
+from tests.unit.domain import messages as say
+from tests.waiting import eventually
+
+COUNT_EVENTS = "SELECT count(*) FROM processed_events"
+
+
+def slots(number: int) -> list[Event]:
+    return [say.slot(f"e{index}") for index in range(number)]
+
+
+async def events_folded(database: Database, number: int, *, within: float = 20.0) -> None:
+    async def probe() -> bool:
+        return bool(await value(database, COUNT_EVENTS) == number)
+
+    await eventually(probe, within=within, what=f"{number} events folded")
+
+
+def sample(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+class HeldProjector:
+    """Projects when it may; tells when it was asked to."""
+
+    def __init__(self, projector: Projector) -> None:
+        self._projector = projector
+        self.asked = asyncio.Event()
+        self.may = asyncio.Event()
+
+    async def project(self, poll: Poll) -> Projected:
+        self.asked.set()
+        await self.may.wait()
+        return await self._projector.project(poll)
+
+
+async def consumer_with(
+    container: AsyncContainer, *, projector: Any = None, invalidator: Any = None, seconds_open: float = 0.5
+) -> Consumer:
+    """The service's consumer with other collaborators, and a breaker that is soon tried again."""
+    return Consumer(
+        await container.get(Settings),
+        await container.get(Decoder),
+        projector or await container.get(Projector),
+        invalidator or await container.get(Invalidator),
+        await container.get(PoisonPills),
+        await container.get(Metrics),
+        CircuitBreaker(seconds_open=seconds_open),
+    )
+
+
+async def test_what_was_produced_is_folded_and_shown_in_the_metrics(settings: Settings, wire: Wire) -> None:
+    async with container_of(settings) as container, turning(await container.get(Consumer)):
+        database, metrics = await container.get(Database), await container.get(Metrics)
+        await wire.say(say.registered(), *slots(2), say.spellcheck("e1"))
+        await events_folded(database, 4)
+        assert await value(database, "SELECT overall_status FROM batch_results") == "processing_pipelines"
+        await eventually(
+            lambda: sample(metrics, "ras_messages_processed_total", topic=ESSAY_SLOT_ASSIGNED, result="folded") == 2
+        )
+        assert sample(metrics, "ras_essays_aggregated_total", phase="spellcheck") == 1
+        await eventually(
+            lambda: all(
+                metric.value == 0 for metric in next(iter(metrics.consumer_lag.collect())).samples
+            )  # no partition is behind
+        )
+
+
+@pytest.mark.apache_kafka
+async def test_offsets_are_committed_up_to_the_last_message_handled_and_no_further(
+    settings: Settings, wire: Wire
+) -> None:
+    group = settings.kafka_consumer_group_id
+    before = await wire.committed(group)
+    await wire.say(*slots(5), partition=0)
+    async with container_of(settings) as container:
+        held = HeldProjector(await container.get(Projector))
+        consumer = await consumer_with(container, projector=held)
+        async with turning(consumer):
+            await asyncio.wait_for(held.asked.wait(), 20)
+            await wire.say(say.slot("later"), partition=0)  # fetched, or about to be, but not yet handled
+            assert await wire.committed(group) == before
+            consumer.stop()
+            held.may.set()
+        slot_partition = TopicPartition(ESSAY_SLOT_ASSIGNED, 0)
+        assert await wire.committed(group) == {**before, slot_partition: before[slot_partition] + 5}
+        assert await value(await container.get(Database), COUNT_EVENTS) == 5
+
+
+@pytest.mark.apache_kafka
+@pytest.mark.parametrize("place", [0, 3, 6], ids=["head", "middle", "end"])
+async def test_a_bad_message_costs_its_neighbours_nothing(place: int, settings: Settings, wire: Wire) -> None:
+    messages: list[bytes | None] = [on_the_wire(event) for event in slots(6)]
+    messages.insert(place, b'{"event_id": "\xff')
+    first = (await wire.ends([ESSAY_SLOT_ASSIGNED]))[TopicPartition(ESSAY_SLOT_ASSIGNED, 0)]
+    for content in messages:
+        await wire.send(ESSAY_SLOT_ASSIGNED, content, partition=0, key=b"k\x00", headers=[("h", b"\xfe")])
+    async with container_of(settings) as container, turning(await container.get(Consumer)):
+        await wire.all_committed(settings.kafka_consumer_group_id)
+        database, metrics = await container.get(Database), await container.get(Metrics)
+        assert await value(database, COUNT_EVENTS) == 6
+        assert await value(database, "SELECT count(*) FROM essay_results") == 6
+        [bad] = await rows(database, "SELECT * FROM quarantined_messages")
+        assert (bad["topic"], bad["partition"], bad["offset"]) == (ESSAY_SLOT_ASSIGNED, 0, first + place)
+        assert (bad["key"], bad["value"], bad["headers"]) == (b"k\x00", messages[place], [["h", "/g=="]])
+        assert bad["error_type"] == "not_utf8"
+        assert bad["produced_at"] is not None
+        pill = f"poison_pill:{ESSAY_SLOT_ASSIGNED}:0:{first + place}"
+        redis = await container.get(Redis)
+
+        async def copied() -> bool:
+            return bool(0 < await redis.ttl(pill) <= settings.poison_pill_ttl_seconds)
+
+        await eventually(copied)
+        labels = {"topic": ESSAY_SLOT_ASSIGNED, "error_type": "not_utf8"}
+        assert sample(metrics, "ras_invalid_messages_total", **labels) == 1
+
+
+@pytest.mark.apache_kafka
+async def test_a_poll_of_bad_messages_only_is_passed_over(settings: Settings, wire: Wire) -> None:
+    for topic in CONSUMED:
+        await wire.send(topic, None)
+        await wire.send(topic, b"[]")
+    async with container_of(settings) as container, turning(await container.get(Consumer)):
+        await wire.all_committed(settings.kafka_consumer_group_id)
+        database = await container.get(Database)
+        kinds = await rows(database, "SELECT error_type, count(*) FROM quarantined_messages GROUP BY 1 ORDER BY 1")
+        assert [tuple(row.values()) for row in kinds] == [("null_value", 11), ("wrong_schema", 11)]
+
+
+class RefusingRepository(ProjectionRepository):
+    """A read model with which the database refuses what some batches are told of."""
+
+    def __init__(self, *refused: str, by_database: bool) -> None:
+        self._refused = set(refused)
+        self._by_database = by_database
+        self.tries = 0
+
+    async def store(self, session: WriteSession, facts: Facts) -> Touched:
+        self.tries += 1
+        touched = await super().store(session, facts)
+        if self._refused & facts.batches.keys():
+            if not self._by_database:
+                raise KeyError("a mistake in the service")
+            await session.execute(text("SELECT 1 / 0"))
+        return touched
+
+
+@pytest.mark.apache_kafka
+@pytest.mark.parametrize(("by_database", "kind"), [(True, "rejected_by_database"), (False, "unprocessable")])
+async def test_a_poll_that_is_refused_is_halved_until_the_message_to_blame_stands_alone(
+    by_database: bool, kind: str, settings: Settings, wire: Wire
+) -> None:
+    events = slots(20)
+    events[3] = say.slot("x", "poison 1")
+    events[16] = say.slot("y", "poison 2")
+    await wire.say(*events[:10], partition=0)
+    await wire.send(ESSAY_SLOT_ASSIGNED, b"not JSON", partition=0)
+    await wire.say(*events[10:], partition=0)
+    repository = RefusingRepository("poison 1", "poison 2", by_database=by_database)
+    async with (
+        container_of(settings, swap(repository, ProjectionRepository)) as container,
+        turning(await container.get(Consumer)),
+    ):
+        await wire.all_committed(settings.kafka_consumer_group_id)
+        database = await container.get(Database)
+        bad = await rows(database, "SELECT error_type, value FROM quarantined_messages ORDER BY quarantined_at")
+        assert {(row["error_type"], row["value"]) for row in bad} == {
+            ("not_json", b"not JSON"),
+            (kind, on_the_wire(events[3])),
+            (kind, on_the_wire(events[16])),
+        }
+        assert len(bad) == 3
+        neighbours = {f"e{index}" for index in range(20)} - {"e3", "e16"}
+        assert {row["essay_id"] for row in await rows(database, "SELECT essay_id FROM essay_results")} == neighbours
+        assert await value(database, COUNT_EVENTS) == 18
+        assert repository.tries < 20  # by halves, not one by one
+
+
+async def _on_own_postgres(server: EmbeddedPostgres, settings: Settings) -> Settings:
+    await in_thread(migrate, server.url)
+    return settings_for(
+        server.url,
+        redis_url=settings.redis_url,
+        kafka_bootstrap_servers=settings.kafka_bootstrap_servers,
+        kafka_consumer_group_id=settings.kafka_consumer_group_id,
+        kafka_session_timeout_ms=1500,
+    )
+
+
+@pytest.mark.apache_kafka
+@pytest.mark.parametrize("hangs", [False, True], ids=["stopped", "hanging"])
+async def test_while_postgresql_is_away_the_poll_is_kept_and_nothing_is_committed(
+    hangs: bool, settings: Settings, wire: Wire, own_postgres: EmbeddedPostgres
+) -> None:
+    settings = await _on_own_postgres(own_postgres, settings)
+    settings = settings.model_copy(update={"database_command_timeout_seconds": 0.5})
+    group = settings.kafka_consumer_group_id
+    async with container_of(settings) as container:
+        consumer = await consumer_with(container)
+        metrics, database = await container.get(Metrics), await container.get(Database)
+        async with turning(consumer):
+            await wire.say(*slots(3))
+            await wire.all_committed(group)
+            before = await wire.committed(group)
+            await in_thread(own_postgres.pause if hangs else own_postgres.stop)
+            await wire.say(say.registered(), *(say.spellcheck(f"e{index}") for index in range(3)))
+            # Tried for longer than the session timeout: the group must not take this member for dead meanwhile.
+            started = asyncio.get_running_loop().time()
+            await eventually(
+                lambda: sample(metrics, "ras_consumer_errors_total") >= 3
+                and asyncio.get_running_loop().time() - started > 2 * settings.kafka_session_timeout_ms / 1000,
+                within=30,
+            )
+            assert consumer.heartbeat.state == "waiting for PostgreSQL"
+            assert await wire.committed(group) == before
+            await in_thread(own_postgres.resume if hangs else own_postgres.start)
+            await events_folded(database, 7, within=30)
+            await wire.all_committed(group)
+        counted = [row["count"] for row in await rows(database, "SELECT count(*) FROM processed_events GROUP BY topic")]
+        assert sorted(counted) == [1, 3, 3]
+        folded = [sample(metrics, "ras_messages_processed_total", topic=t, result="folded") for t in CONSUMED]
+        assert sum(folded) == 7
+        duplicates = [sample(metrics, "ras_messages_processed_total", topic=t, result="duplicate") for t in CONSUMED]
+        assert sum(duplicates) == 0  # kept, not polled again
+
+
+@pytest.mark.apache_kafka
+async def test_a_consumer_that_is_stopped_while_postgresql_is_away_leaves_everything_to_the_next_one(
+    settings: Settings, wire: Wire, own_postgres: EmbeddedPostgres
+) -> None:
+    settings = await _on_own_postgres(own_postgres, settings)
+    group = settings.kafka_consumer_group_id
+    before = await wire.committed(group)
+    await wire.say(*slots(3))
+    await in_thread(own_postgres.stop)
+    async with container_of(settings) as container:
+        consumer = await consumer_with(container, seconds_open=60)
+        async with turning(consumer, within=10):
+            await eventually(lambda: consumer.heartbeat.state == "waiting for PostgreSQL", within=20)
+        assert await wire.committed(group) == before
+    await in_thread(own_postgres.start)
+    async with container_of(settings) as container, turning(await container.get(Consumer)):
+        await wire.all_committed(group)
+        assert await value(await container.get(Database), COUNT_EVENTS) == 3
+
+
+class InterruptedInvalidator:
+    """Does something once, after the transaction and before the offsets."""
+
+    def __init__(self, interruption: Any) -> None:
+        self._interruption = interruption
+        self.calls: list[Touched] = []
+
+    async def invalidate(self, touched: Touched) -> None:
+        self.calls.append(touched)
+        if len(self.calls) == 1:
+            await self._interruption()
+
+
+async def test_kafka_may_go_away_between_the_transaction_and_the_offsets_and_come_back(
+    database_url: str, redis_url: str, own_apache_kafka: ApacheKafka
+) -> None:
+    settings = settings_for(
+        database_url,
+        redis_url=redis_url,
+        kafka_bootstrap_servers=own_apache_kafka.bootstrap_servers,
+        kafka_session_timeout_ms=1500,
+    )
+    group = settings.kafka_consumer_group_id
+    gone = asyncio.Event()
+
+    async def kafka_stops() -> None:
+        await in_thread(own_apache_kafka.stop)
+        gone.set()
+
+    await position_group_at_end(own_apache_kafka.bootstrap_servers, group, CONSUMED)
+    async with container_of(settings) as container:
+        invalidator = InterruptedInvalidator(kafka_stops)
+        consumer = await consumer_with(container, invalidator=invalidator)
+        database = await container.get(Database)
+        async with turning(consumer):
+            async with Wire(own_apache_kafka.bootstrap_servers) as wire:
+                await wire.say(*slots(3), partition=0)
+                await asyncio.wait_for(gone.wait(), 30)
+            assert await value(database, COUNT_EVENTS) == 3
+            await in_thread(own_apache_kafka.start)
+            async with Wire(own_apache_kafka.bootstrap_servers) as wire:
+                await wire.say(say.registered(), partition=0)
+                await events_folded(database, 4, within=40)
+                await wire.all_committed(group, within=30)
+        assert await value(database, "SELECT count(*) FROM essay_results") == 5
+        assert all(touched.batch_ids == {"b"} for touched in invalidator.calls)
+
+
+async def _members(stack: AsyncExitStack, settings: Settings, number: int) -> list[AsyncContainer]:
+    return [await stack.enter_async_context(container_of(settings)) for _ in range(number)]
+
+
+async def _partitions(metrics: Metrics) -> int:
+    return len(next(iter(metrics.consumer_lag.collect())).samples)
+
+
+@pytest.mark.apache_kafka
+async def test_a_poll_in_flight_is_finished_before_the_partitions_go_to_a_second_member(
+    settings: Settings, wire: Wire
+) -> None:
+    group = settings.kafka_consumer_group_id
+    async with AsyncExitStack() as stack:
+        one, two = await _members(stack, settings, 2)
+        held = HeldProjector(await one.get(Projector))
+        first, second = await consumer_with(one, projector=held), await consumer_with(two)
+        metrics = await one.get(Metrics)
+        await stack.enter_async_context(turning(first))
+        await wire.say(*slots(40))
+        await asyncio.wait_for(held.asked.wait(), 20)
+        await stack.enter_async_context(turning(second))
+        await eventually(lambda: first._revoking, within=20, what="the group wants the partitions back")
+        assert await value(await one.get(Database), COUNT_EVENTS) == 0
+        held.may.set()
+        await wire.say(*(say.spellcheck(f"e{index}") for index in range(40)))
+        await wire.all_committed(group)
+        assert await value(await one.get(Database), COUNT_EVENTS) == 80
+        assert sample(metrics, "ras_consumer_errors_total") == 0  # the poll was not given up
+        duplicates = sum(
+            sample(await container.get(Metrics), "ras_messages_processed_total", topic=topic, result="duplicate")
+            for topic in CONSUMED
+            for container in (one, two)
+        )
+        assert duplicates == 0
+
+
+@pytest.mark.apache_kafka
+async def test_a_poll_that_waits_for_postgresql_is_given_up_in_a_rebalance_and_folded_by_whoever_gets_it(
+    settings: Settings, wire: Wire
+) -> None:
+    class NoProjector:
+        async def project(self, poll: Poll) -> Projected:
+            raise ConnectionError("away from this member only")
+
+    async with AsyncExitStack() as stack:
+        one, two = await _members(stack, settings, 2)
+        first, second = await consumer_with(one, projector=NoProjector()), await consumer_with(two)
+        async with turning(first):
+            await wire.say(*slots(40))
+            await eventually(lambda: first.heartbeat.state == "waiting for PostgreSQL", within=20)
+            await stack.enter_async_context(turning(second))
+            metrics = await two.get(Metrics)
+            await eventually(lambda: next(iter(metrics.consumer_lag.collect())).samples, within=20)
+        await wire.all_committed(settings.kafka_consumer_group_id)
+        assert await value(await two.get(Database), COUNT_EVENTS) == 40
+
+
+@pytest.mark.apache_kafka
+async def test_a_member_that_the_group_gave_up_commits_nothing_and_folds_nothing_twice(
+    settings: Settings, wire: Wire
+) -> None:
+    settings = settings.model_copy(update={"kafka_max_poll_interval_ms": 1000, "kafka_session_timeout_ms": 1500})
+    group = settings.kafka_consumer_group_id
+    async with AsyncExitStack() as stack:
+        one, two = await _members(stack, settings, 2)
+        held = HeldProjector(await one.get(Projector))
+        first, second = await consumer_with(one, projector=held), await consumer_with(two)
+        await stack.enter_async_context(turning(first))
+        await wire.say(*slots(10))
+        await asyncio.wait_for(held.asked.wait(), 20)
+        await stack.enter_async_context(turning(second))
+        # The first one outlives its poll interval: its partitions go to the second, which folds and commits.
+        await wire.all_committed(group, within=40)
+        held.may.set()
+        await wire.say(say.registered())
+        await wire.all_committed(group, within=40)
+        database = await two.get(Database)
+        assert await value(database, COUNT_EVENTS) == 11
+        assert await value(database, "SELECT count(*) FROM essay_results") == 12
+
+
