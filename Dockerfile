@@ -56,7 +56,7 @@ STOPSIGNAL SIGTERM
 
 # Liveness, as it speaks of this process alone: an outage of a server elsewhere marks no container as broken.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=4); c.request('GET', '/livez'); sys.exit(c.getresponse().status != 200)"]
+    CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('RESULT_AGGREGATOR_SERVICE_PORT') or os.environ['PORT']), timeout=4); c.request('GET', '/livez'); sys.exit(c.getresponse().status != 200)"]
 
 # Without a shell between: the service is process 1 and gets the SIGTERM on which it drains.
 CMD ["python", "-m", "result_aggregator_service"]

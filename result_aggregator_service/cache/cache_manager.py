@@ -29,7 +29,8 @@ _BATCHES_AT_ONCE = 500
 _USERS_AT_ONCE = 100
 _ETAG_LENGTH = 32
 
-# Stores only under the token that was seen. A token lives longer than what is stored under it.
+# Stores only under the token that was seen. A token lives longer than what is stored under it. What takes memory comes
+# first: a full Redis refuses a script's first write only, rather than leave it half done.
 _STORE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if KEYS[3] then
@@ -37,8 +38,8 @@ if KEYS[3] then
     redis.call('SADD', KEYS[3], KEYS[2])
     redis.call('EXPIRE', KEYS[3], ARGV[4])
 end
-redis.call('EXPIRE', KEYS[1], ARGV[4])
 redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[4])
 return 1
 """
 # For each user: the token, and every page that is tracked.

@@ -6,6 +6,7 @@ in `{prefix}_{field}`; a batch facet's in `batch_results`, a registration's fiel
 
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 from uuid import UUID
 
@@ -33,23 +34,20 @@ class Facet:
     clock: Clock
 
     @classmethod
-    def column(cls, name: str) -> str:
-        """The column of a field."""
-        return f"{cls.PREFIX}_{name}" if cls.VALUE_PREFIX is None else f"{cls.VALUE_PREFIX}{name}"
-
-    @classmethod
-    def value_fields(cls) -> tuple[str, ...]:
-        """The names of the fields beside the clock."""
-        return tuple(field.name for field in fields(cls) if field.name != "clock")
+    @cache
+    def value_columns(cls) -> dict[str, str]:
+        """The columns of the fields beside the clock, by the fields' names."""
+        prefix = f"{cls.PREFIX}_" if cls.VALUE_PREFIX is None else cls.VALUE_PREFIX
+        return {field.name: f"{prefix}{field.name}" for field in fields(cls) if field.name != "clock"}
 
     @classmethod
     def columns(cls) -> tuple[str, ...]:
         """The columns that hold the facet: the clock's two, then one for each field."""
-        return (f"{cls.PREFIX}_at", f"{cls.PREFIX}_event_id", *map(cls.column, cls.value_fields()))
+        return (f"{cls.PREFIX}_at", f"{cls.PREFIX}_event_id", *cls.value_columns().values())
 
     def to_row(self) -> dict[str, Any]:
         """The facet as column values."""
-        row: dict[str, Any] = {self.column(name): getattr(self, name) for name in self.value_fields()}
+        row: dict[str, Any] = {column: getattr(self, name) for name, column in self.value_columns().items()}
         row[f"{self.PREFIX}_at"], row[f"{self.PREFIX}_event_id"] = self.clock
         return row
 
@@ -59,7 +57,7 @@ class Facet:
         at = row[f"{cls.PREFIX}_at"]
         if at is None:
             return None
-        values = {name: row[cls.column(name)] for name in cls.value_fields()}
+        values = {name: row[column] for name, column in cls.value_columns().items()}
         if "status" in values:
             values["status"] = ProcessingStage(values["status"])
         return cls(clock=Clock(at, row[f"{cls.PREFIX}_event_id"]), **values)

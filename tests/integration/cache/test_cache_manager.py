@@ -1,7 +1,8 @@
 """The cache's promises, on a real Redis, with replicas that share it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -11,7 +12,7 @@ from tests.integration.cache.conftest import MakeReplica, Replica
 from tests.integration.cache.source import Source
 from tests.waiting import eventually
 
-Read = Callable[[CacheManager, Source], Awaitable[Answer | None]]
+Read = Callable[[CacheManager, Source], Coroutine[Any, Any, Answer | None]]
 
 
 async def read_batch(cache: CacheManager, source: Source) -> Answer | None:
@@ -30,7 +31,7 @@ async def invalidate(cache: CacheManager) -> None:
 
 
 async def keys(raw: Redis) -> set[str]:
-    return {key.decode() for key in await raw.keys()}
+    return {bytes(key).decode() for key in await raw.keys()}
 
 
 @BOTH

@@ -1,0 +1,201 @@
+"""Redis stopped, paused, full and restarted: reads go on, in time, and nothing stale is ever read."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from embedded import EmbeddedValkey
+from result_aggregator_service.cache.cache_manager import Answer
+from tests.integration.cache.conftest import MakeReplica, Replica
+from tests.integration.cache.source import Source
+from tests.waiting import eventually
+
+PATIENCE_SECONDS = 0.5
+
+
+@pytest.fixture
+async def own_replica(make_replica: MakeReplica, own_valkey: EmbeddedValkey) -> Replica:
+    return await make_replica(own_valkey.url)
+
+
+@pytest.fixture
+async def own_raw(own_valkey: EmbeddedValkey) -> AsyncIterator[Redis]:
+    client = Redis.from_url(own_valkey.url, protocol=2)
+    yield client
+    await client.aclose()
+
+
+async def read_within_patience(replica: Replica, source: Source, batch_id: str = "b1") -> Answer | None:
+    started = time.monotonic()
+    answer = await replica.cache.batch_status(batch_id, source.load_if_any)
+    assert time.monotonic() - started < PATIENCE_SECONDS
+    return answer
+
+
+def breaker(replica: Replica) -> float:
+    return replica.metric("ras_circuit_breaker_state", breaker="redis")
+
+
+async def test_while_redis_is_away_every_read_is_answered_from_the_database(
+    own_replica: Replica, own_valkey: EmbeddedValkey
+) -> None:
+    source = Source()
+    old = await read_within_patience(own_replica, source)
+    await asyncio.to_thread(own_valkey.kill)
+    source.commit()
+    for _ in range(20):
+        assert await read_within_patience(own_replica, source) != old
+    assert source.queries == 21
+    assert own_replica.metric("ras_cache_errors_total", operation="read") == 5
+    assert breaker(own_replica) == 2
+
+
+async def test_while_redis_does_not_answer_reads_wait_less_than_half_a_second_and_soon_not_at_all(
+    own_replica: Replica, own_valkey: EmbeddedValkey
+) -> None:
+    source = Source()
+    await read_within_patience(own_replica, source)
+    await asyncio.to_thread(own_valkey.pause)
+    for _ in range(5):
+        await read_within_patience(own_replica, source)
+    assert breaker(own_replica) == 2
+    started = time.monotonic()
+    await own_replica.cache.batch_status("b1", source.load)
+    assert time.monotonic() - started < 0.1
+    await asyncio.to_thread(own_valkey.resume)
+
+
+async def test_a_crowd_of_readers_waits_no_longer_than_one_while_redis_does_not_answer(
+    own_replica: Replica, own_valkey: EmbeddedValkey
+) -> None:
+    source = Source()
+    await asyncio.to_thread(own_valkey.pause)
+    started = time.monotonic()
+    await asyncio.gather(*(own_replica.cache.batch_status(f"b{n}", source.load) for n in range(300)))
+    assert time.monotonic() - started < 2 * PATIENCE_SECONDS
+    assert source.queries == 300
+    await asyncio.to_thread(own_valkey.resume)
+
+
+async def test_redis_pausing_between_look_up_and_store_costs_less_than_half_a_second(
+    own_replica: Replica, own_valkey: EmbeddedValkey
+) -> None:
+    async def load() -> Answer:
+        await asyncio.to_thread(own_valkey.pause)
+        return Answer.of(b"{}")
+
+    started = time.monotonic()
+    assert await own_replica.cache.batch_status("b1", load) == Answer.of(b"{}")
+    assert time.monotonic() - started < PATIENCE_SECONDS
+    assert own_replica.metric("ras_cache_errors_total", operation="store") == 1
+    await asyncio.to_thread(own_valkey.resume)
+
+
+async def test_an_invalidation_that_redis_did_not_take_says_so_and_is_tried_each_time(
+    own_replica: Replica, own_valkey: EmbeddedValkey
+) -> None:
+    source = Source()
+    old = await read_within_patience(own_replica, source)
+    await asyncio.to_thread(own_valkey.pause)
+    source.commit()
+    for _ in range(7):
+        started = time.monotonic()
+        assert not await own_replica.cache.invalidate(["b1"], ["u1"])
+        assert time.monotonic() - started < PATIENCE_SECONDS
+    assert own_replica.metric("ras_cache_errors_total", operation="invalidate") == 7
+    # This replica has lost Redis and does not use it, so it serves nothing stale either.
+    assert await read_within_patience(own_replica, source) != old
+    await asyncio.to_thread(own_valkey.resume)
+    assert await own_replica.cache.invalidate(["b1"], ["u1"])
+    assert breaker(own_replica) == 0
+    assert await read_within_patience(own_replica, source) != old
+
+
+async def test_an_invalidation_cut_short_half_way_is_made_good_by_the_next(
+    own_replica: Replica, own_valkey: EmbeddedValkey
+) -> None:
+    source = Source()
+    old = await read_within_patience(own_replica, source)
+    await asyncio.to_thread(own_valkey.kill)
+    source.commit()
+    assert not await own_replica.cache.invalidate(["b1"], [])
+    await asyncio.to_thread(own_valkey.start)
+    assert await own_replica.cache.invalidate(["b1"], [])
+    assert await read_within_patience(own_replica, source) != old
+
+
+async def test_redis_is_used_again_once_it_is_back(own_replica: Replica, own_valkey: EmbeddedValkey) -> None:
+    source = Source()
+    await asyncio.to_thread(own_valkey.kill)
+    for _ in range(6):
+        await read_within_patience(own_replica, source)
+    assert breaker(own_replica) == 2
+    await asyncio.to_thread(own_valkey.start)
+
+    async def a_hit() -> bool:
+        await read_within_patience(own_replica, source)
+        return own_replica.metric("ras_cache_hits_total", cache_type="batch_status") > 0
+
+    await eventually(a_hit)
+    assert breaker(own_replica) == 0
+
+
+async def test_a_restart_that_loses_all_tokens_lets_no_held_up_reader_store_what_is_old(
+    own_replica: Replica, own_valkey: EmbeddedValkey
+) -> None:
+    source = Source()
+    source.may_return.clear()
+    slow = asyncio.create_task(own_replica.cache.batch_status("b1", source.load))
+    await source.read.wait()
+    source.commit()
+    assert await own_replica.cache.invalidate(["b1"], [])
+    await asyncio.to_thread(own_valkey.kill)
+    await asyncio.to_thread(own_valkey.start)
+    source.may_return.set()
+    old = await slow
+    assert await read_within_patience(own_replica, source) != old
+    assert await read_within_patience(own_replica, source) != old
+
+
+async def fill_up(raw: Redis) -> None:
+    """Redis holds as much as it may, and evicts nothing."""
+    await raw.config_set("maxmemory-policy", "noeviction")
+    await raw.config_set("maxmemory", "1mb")
+
+
+async def test_a_full_redis_fails_no_read_and_is_not_given_up(own_replica: Replica, own_raw: Redis) -> None:
+    source = Source()
+    kept = await read_within_patience(own_replica, source, "kept")
+    await fill_up(own_raw)
+    for _ in range(10):
+        assert await read_within_patience(own_replica, source, "new") is not None
+    assert own_replica.metric("ras_cache_errors_total", operation="read") == 10
+    assert breaker(own_replica) == 0
+    queries = source.queries
+    assert await read_within_patience(own_replica, source, "kept") == kept
+    assert source.queries == queries
+
+
+async def test_a_full_redis_that_cannot_store_is_counted(own_replica: Replica, own_raw: Redis) -> None:
+    source = Source()
+    source.may_return.clear()
+    reader = asyncio.create_task(own_replica.cache.batch_status("b1", source.load))
+    await source.read.wait()
+    await fill_up(own_raw)
+    source.may_return.set()
+    assert await reader is not None
+    assert own_replica.metric("ras_cache_errors_total", operation="store") == 1
+
+
+async def test_a_full_redis_still_takes_invalidations(own_replica: Replica, own_raw: Redis) -> None:
+    source = Source()
+    old = await read_within_patience(own_replica, source)
+    old_list = await own_replica.cache.user_batches("u1", 20, 0, None, source.load)
+    await fill_up(own_raw)
+    source.commit()
+    assert await own_replica.cache.invalidate(["b1"], ["u1"])
+    assert await read_within_patience(own_replica, source) != old
+    assert await own_replica.cache.user_batches("u1", 20, 0, None, source.load) != old_list
