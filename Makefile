@@ -7,6 +7,9 @@ PDM := .tools/pdm/bin/pdm
 PDM_PACKAGES := 'pdm==2.29.3' 'hishel<1.2' 'unearth<0.18'
 RUN := $(PDM) run
 export PDM_CHECK_UPDATE := false
+# Nothing outside this folder, not even a cache.
+export PDM_CACHE_DIR := $(CURDIR)/.tools/cache
+export PDM_LOG_DIR := $(CURDIR)/.tools/log
 export PDM_IGNORE_ACTIVE_VENV := true
 
 .DEFAULT_GOAL := help
@@ -21,7 +24,7 @@ $(PDM):
 	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info < (3, 14)))' \
 		|| { echo "Python 3.11, 3.12 or 3.13 is needed, but $(PYTHON) is another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .tools/pdm
-	.tools/pdm/bin/python -m pip install --quiet --disable-pip-version-check $(PDM_PACKAGES)
+	.tools/pdm/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir $(PDM_PACKAGES)
 
 $(VENV)/.synced: pyproject.toml pdm.lock | $(PDM)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)

@@ -30,9 +30,7 @@ class StatedHealth:
 
     def __init__(self) -> None:
         self.loop_states: dict[str, LoopHealth] = {"consumer": LoopHealth(True, True), "relay": LoopHealth(True, True)}
-        self.dependency_states = {
-            name: DependencyHealth(True) for name in ("postgres", "migrations", "kafka", "redis")
-        }
+        self.dependency_states = {name: DependencyHealth(True) for name in ("postgres", "migrations", "kafka", "redis")}
 
     def loops(self) -> Mapping[str, LoopHealth]:
         return self.loop_states

@@ -16,7 +16,11 @@ class ReadModel:
     """Writes what messages say, and makes it known to readers in two steps that a test can take apart."""
 
     def __init__(
-        self, database: Database, repository: ProjectionRepository, cache: CacheManager, expected_phases: Sequence[Phase]
+        self,
+        database: Database,
+        repository: ProjectionRepository,
+        cache: CacheManager,
+        expected_phases: Sequence[Phase],
     ) -> None:
         self._database = database
         self._repository = repository
@@ -37,7 +41,9 @@ class ReadModel:
                 if batch.registration is not None:
                     touched.user_ids.add(batch.registration.user_id)
             judgements = [
-                Judgement(batch.batch_id, overall_status(batch, self._expected_phases), _plain(batch.horizon()), None, None)
+                Judgement(
+                    batch.batch_id, overall_status(batch, self._expected_phases), _plain(batch.horizon()), None, None
+                )
                 for batch in complete.values()
             ]
             await self._repository.save(session, judgements)

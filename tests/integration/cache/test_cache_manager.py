@@ -31,7 +31,7 @@ async def invalidate(cache: CacheManager) -> None:
 
 
 async def keys(raw: Redis) -> set[str]:
-    return {bytes(key).decode() for key in await raw.keys()}
+    return {key if isinstance(key, str) else key.decode() for key in await raw.keys()}
 
 
 @BOTH

@@ -401,6 +401,6 @@ async def test_a_member_that_the_group_gave_up_commits_nothing_and_folds_nothing
         await wire.all_committed(group, within=40)
         database = await two.get(Database)
         assert await value(database, COUNT_EVENTS) == 11
-        assert await value(database, "SELECT count(*) FROM essay_results") == 12
+        assert await value(database, "SELECT count(*) FROM essay_results") == 10
 
 

@@ -89,7 +89,11 @@ def on_the_wire(event: Event) -> bytes:
         data=event.payload,
         metadata=None if event.traceparent is None else {"traceparent": event.traceparent},
     )
-    return envelope.model_dump_json().encode()
+    message = envelope.model_dump(mode="json")
+    match message["data"]:
+        case {"storage_metadata": {"references": {"corrected_text": str(storage_id)} as references}}:
+            references["corrected_text"] = {"storage_id": storage_id, "path": ""}
+    return json.dumps(message).encode()
 
 
 class Wire:

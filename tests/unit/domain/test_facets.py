@@ -145,12 +145,20 @@ def test_a_success_after_a_failure_leaves_no_error() -> None:
     assert (own.spellcheck.status, own.spellcheck.error) == (COMPLETED, None)
 
 
+def test_a_failure_in_the_newer_form_leaves_no_metrics() -> None:
+    model = both_ways(say.rich_spellcheck("e1", at=50), say.rich_spellcheck("e1", ok=False, at=51))
+    metrics = model.essay("e1").spellcheck_metrics
+    assert metrics is not None
+    assert metrics.values is None
+
+
 def test_metrics_are_a_fact_of_their_own_that_the_older_form_does_not_touch() -> None:
     model = both_ways(say.rich_spellcheck("e1", words=123, at=50), say.spellcheck("e1", corrections=8, at=51))
     own = model.essay("e1")
     assert own.spellcheck is not None
     assert own.spellcheck.correction_count == 8
     assert own.spellcheck_metrics is not None
+    assert own.spellcheck_metrics.values is not None
     assert own.spellcheck_metrics.values["word_count"] == 123
     assert own.spellcheck_metrics.clock.at == time(50)
 
