@@ -19,6 +19,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from result_aggregator_service.cache.poison_pills import PoisonPills
 from result_aggregator_service.consumer.decoder import Decoder, InvalidMessageError, InvalidReason
+from result_aggregator_service.consumer.stopping import stop_consumer
 from result_aggregator_service.consumer.topics_setup import create_missing_topics
 from result_aggregator_service.contracts.topics import CONSUMED
 from result_aggregator_service.heartbeat import Heartbeat
@@ -38,6 +39,8 @@ _DECODE_SLICE = 50
 _FETCH_BYTES_PER_PARTITION = 1024 * 1024
 _LONGEST_WAIT_SECONDS = 10.0
 _SECONDS_TO_FINISH_A_POLL = 15.0
+_SECONDS_TO_COMMIT = 5.0
+_SECONDS_TO_JOIN = 90.0  # other members may take their time to let go; still less than makes a wedged loop
 
 Records = Mapping[TopicPartition, Sequence[KafkaRecord]]
 Done = TypeVar("Done")
@@ -132,12 +135,13 @@ class Consumer:
         )
         consumer.subscribe(sorted(CONSUMED), listener=_Rebalances(self))
         try:
-            await consumer.start()
+            async with asyncio.timeout(_SECONDS_TO_JOIN):
+                await consumer.start()
             _log.info("consumer_started", group=settings.kafka_consumer_group_id, topics=len(CONSUMED))
             yield consumer
         finally:
             self._forget_assignment()
-            await consumer.stop()
+            await stop_consumer(consumer)
 
     async def _poll_until_stopped(self, consumer: AIOKafkaConsumer) -> None:
         while not self._stopping.is_set():
@@ -278,10 +282,12 @@ class Consumer:
             if generation != self._generation:
                 raise AbandonedError("the group was rebalanced")
             try:
-                await consumer.commit(offsets)
+                # While no broker answers, aiokafka looks for the group's coordinator without end.
+                async with asyncio.timeout(_SECONDS_TO_COMMIT):
+                    await consumer.commit(offsets)
             except (CommitFailedError, IllegalStateError) as error:
                 raise AbandonedError(str(error) or type(error).__name__) from None
-            except KafkaError as error:
+            except (KafkaError, TimeoutError) as error:
                 self._metrics.consumer_errors.inc()
                 self.heartbeat.beat("waiting for Kafka")
                 _log.warning("offset_commit_failed", error=str(error) or type(error).__name__)

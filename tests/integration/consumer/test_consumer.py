@@ -148,7 +148,7 @@ async def test_a_bad_message_costs_its_neighbours_nothing(place: int, settings: 
 @pytest.mark.apache_kafka
 async def test_a_poll_of_bad_messages_only_is_passed_over(settings: Settings, wire: Wire) -> None:
     for topic in CONSUMED:
-        await wire.send(topic, None)
+        await wire.send(topic, None, key=b"batch")
         await wire.send(topic, b"[]")
     async with container_of(settings) as container, turning(await container.get(Consumer)):
         await wire.all_committed(settings.kafka_consumer_group_id)

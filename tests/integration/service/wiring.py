@@ -13,6 +13,7 @@ from dishka import AsyncContainer, Provider, Scope
 from pydantic import BaseModel
 from sqlalchemy import RowMapping, text
 
+from result_aggregator_service.consumer.stopping import stop_consumer
 from result_aggregator_service.contracts.envelope import Envelope
 from result_aggregator_service.contracts.topics import CONSUMED, PUBLISHED
 from result_aggregator_service.domain.event import Event
@@ -111,7 +112,7 @@ class Wire:
         self._stack.push_async_callback(self._producer.stop)
         await self._producer.start()
         self._reader = AIOKafkaConsumer(bootstrap_servers=self._bootstrap_servers, enable_auto_commit=False)
-        self._stack.push_async_callback(self._reader.stop)
+        self._stack.push_async_callback(stop_consumer, self._reader)
         await self._reader.start()
         partitions = [
             TopicPartition(topic, number)

@@ -1,6 +1,7 @@
 """When Redis is asked, when it is left alone, and what is counted; with commands that stand for Redis."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -140,3 +141,16 @@ async def test_a_probe_that_is_cancelled_leaves_room_for_the_next() -> None:
     server.answers.set()
     assert await redis.call("read", server) == "answer"
     assert state(registry) == BreakerState.CLOSED
+
+
+async def test_an_answer_that_came_while_the_loop_was_busy_is_taken() -> None:
+    redis, registry = guarded(timeout_seconds=0.01)
+
+    async def answer_after_some_turns(_redis: Redis) -> str:
+        time.sleep(0.05)  # noqa: ASYNC251 - the loop is busy for longer than the call may take
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return "answer"
+
+    assert await redis.call("read", answer_after_some_turns) == "answer"
+    assert errors(registry) is None

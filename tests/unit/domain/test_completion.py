@@ -173,6 +173,14 @@ def test_a_later_outcome_reopens_a_cancelled_batch() -> None:
     assert view(*cancelled, say.outcome("spellcheck", ["e1"], at=100)).status == PROCESSING
 
 
+@pytest.mark.parametrize(("outcome_number", "status"), [(1, CANCELLED), (3, PROCESSING)])
+def test_of_an_outcome_and_an_end_of_one_time_the_one_with_the_greater_id_is_later(
+    outcome_number: int, status: BatchStatus
+) -> None:
+    end = say.end([], status=CANCELLED, at=90, number=2)
+    assert view(say.registered(), end, say.outcome("spellcheck", at=90, number=outcome_number)).status == status
+
+
 def test_only_the_last_pipelines_end_finishes_a_batch() -> None:
     seen = view(say.registered(), say.end([], status=CANCELLED, at=90), say.end([], status=SUCCESS, at=91))
     assert seen.finished_by is None

@@ -8,7 +8,7 @@ from result_aggregator_service.contracts import consumed
 from result_aggregator_service.contracts.enums import Phase, ProcessingStage
 from result_aggregator_service.domain.event import Clock, Event
 from result_aggregator_service.domain.facets import BATCH_FACETS, ESSAY_FACETS, Registration, later
-from result_aggregator_service.domain.fold import FOLDS, fold, stage
+from result_aggregator_service.domain.fold import FOLDS, fold, results_by_phase, stage
 from tests.samples import CONSUMED_NAMES
 from tests.unit.domain import messages as say
 from tests.unit.domain.messages import sample, time
@@ -388,6 +388,18 @@ def test_every_pipeline_end_is_a_fact_of_its_own() -> None:
 def test_every_payload_has_its_fold() -> None:
     folded = {type(sample(name).payload) for name in CONSUMED_NAMES}
     assert set(FOLDS) == folded
+
+
+def test_results_are_counted_by_phase_each_essay_once() -> None:
+    checked = [say.spellcheck("e1"), say.rich_spellcheck("e1"), say.spellcheck("e2", ok=False)]
+    others = [say.thin(["e1"], ["e2"]), say.nlp("e1"), say.feedback("e1"), say.slot("e3")]
+    facts = fold([*checked, *others, say.outcome("spellcheck", ["e3"])])
+    assert results_by_phase(facts) == {
+        Phase.SPELLCHECK: 2,
+        Phase.CJ_ASSESSMENT: 1,
+        Phase.NLP: 1,
+        Phase.AI_FEEDBACK: 1,
+    }
 
 
 def test_a_fold_may_go_on_where_another_ended() -> None:

@@ -1,0 +1,107 @@
+"""No read that begins after an invalidation sees the older state, with the database and Redis behind the API."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import asyncpg
+import httpx
+import pytest
+from dishka import make_async_container
+from sqlalchemy.engine import make_url
+
+from result_aggregator_service.app import create_app
+from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.settings import Settings
+from result_aggregator_service.storage.projection_repository import Touched
+from tests.integration.api.conftest import CREDENTIALS, TestProvider
+from tests.integration.api.read_model import ReadModel
+from tests.unit.domain import messages as say
+from tests.waiting import eventually
+
+Connect = Callable[[], Awaitable[asyncpg.Connection]]
+
+STATUS, LIST = "/internal/v1/batches/b/status", "/internal/v1/batches/user/teacher"
+EITHER = pytest.mark.parametrize("path", [STATUS, LIST])
+
+
+@pytest.fixture
+async def other_replica(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    container = make_async_container(TestProvider(settings))
+    transport = httpx.ASGITransport(app=create_app(container))  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://ras", headers=CREDENTIALS) as caller:
+        yield caller
+    await container.close()
+
+
+@pytest.fixture
+async def connect(settings: Settings) -> AsyncIterator[Connect]:
+    """Connections past the service."""
+    url = make_url(settings.postgres_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    async with AsyncExitStack() as stack:
+
+        async def connected() -> asyncpg.Connection:
+            connection = await asyncpg.connect(url)
+            stack.push_async_callback(connection.close)
+            return connection
+
+        yield connected
+
+
+async def waiting_readers(connection: asyncpg.Connection, count: int) -> bool:
+    """Whether so many wait for a lock; asked outside of a transaction, within which it would never change."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return bool(await connection.fetchval(waiting) == count)
+
+
+def corrections(response: httpx.Response) -> int | None:
+    document = response.json()
+    batch = document["batches"][0] if "batches" in document else document
+    count: int | None = batch["essays"][0]["spellcheck_correction_count"]
+    return count
+
+
+@EITHER
+async def test_every_change_is_seen_at_once_on_every_replica(
+    path: str, client: httpx.AsyncClient, other_replica: httpx.AsyncClient, read_model: ReadModel
+) -> None:
+    await read_model.tell(say.registered(["e"], "b"))
+    for count in range(1, 6):
+        await read_model.tell(say.spellcheck("e", corrections=count, at=50 + count))
+        for reader in (client, other_replica, client):
+            assert corrections(await reader.get(path)) == count
+
+
+@EITHER
+async def test_a_reader_held_up_with_old_rows_neither_puts_them_back_nor_is_joined_by_later_ones(
+    path: str,
+    client: httpx.AsyncClient,
+    other_replica: httpx.AsyncClient,
+    read_model: ReadModel,
+    connect: Connect,
+) -> None:
+    await read_model.tell(say.registered(["e"], "b"), say.spellcheck("e", corrections=1, at=51))
+    lock, writer = await connect(), await connect()
+    async with lock.transaction():
+        # A reader's snapshot is older than its turn at this table.
+        await lock.execute("LOCK TABLE pipeline_ends IN ACCESS EXCLUSIVE MODE")
+        before = asyncio.create_task(client.get(path))
+        await eventually(lambda: waiting_readers(writer, 1), what="a reader waits, with its snapshot")
+        await writer.execute("UPDATE essay_results SET spellcheck_correction_count = 2 WHERE essay_id = 'e'")
+        await read_model.invalidate(Touched({"b"}, {"teacher"}))
+        after = asyncio.create_task(client.get(path))
+        await eventually(lambda: waiting_readers(writer, 2), what="the later reader asks for itself")
+    assert corrections(await before) == 1
+    assert corrections(await after) == 2
+    for reader in (client, other_replica):
+        assert corrections(await reader.get(path)) == 2
+
+
+async def test_two_hundred_readers_of_a_cold_batch_cost_one_query(
+    client: httpx.AsyncClient, read_model: ReadModel, metrics: Metrics
+) -> None:
+    await read_model.tell(say.registered(["e"], "b"))
+    responses = await asyncio.gather(*(client.get(STATUS) for _ in range(200)))
+    assert len({response.content for response in responses}) == 1
+    labels = {"operation": "read_batch", "status": "success"}
+    assert metrics.registry.get_sample_value("ras_db_operations_total", labels) == 1
