@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from result_aggregator_service.consumer.group_lag import GroupLag
 from result_aggregator_service.heartbeat import Heartbeat
+from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.projection.completion import Completion
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import Database
@@ -56,12 +57,15 @@ class GraceKeeper:
         repository: ProjectionRepository,
         completion: Completion,
         pending: PendingInvalidations,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._database = database
         self._repository = repository
         self._completion = completion
         self._pending = pending
+        self._metrics = metrics
+        self._standing: str | None = "nothing has been asked yet"
         self._stopping = asyncio.Event()
         self.heartbeat = Heartbeat()
 
@@ -78,14 +82,26 @@ class GraceKeeper:
                         await self._turn(await group_lag.largest())
                         await self._sleep()
             except (KafkaError, OSError, TimeoutError) as error:
-                _log.debug("caught_up_clock_stands", reason=str(error) or type(error).__name__)
+                self._note(f"the group's lag is not known: {str(error) or type(error).__name__}")
             self.heartbeat.beat("waiting for Kafka")
             await self._sleep()
 
+    def _note(self, standing: str | None) -> None:
+        """Tell, when it changes, why the caught-up clock stands still; None: it runs."""
+        self._metrics.group_caught_up.set(standing is None)
+        if (standing is None) != (self._standing is None):
+            if standing is None:
+                _log.info("caught_up_clock_runs")
+            else:
+                _log.warning("caught_up_clock_stands", reason=standing)
+        self._standing = standing
+
     async def _turn(self, lag: int) -> None:
         self.heartbeat.beat("ticking")
+        behind = lag > self._settings.kafka_max_poll_records
+        self._note(f"a partition lags by {lag} messages" if behind else None)
         try:
-            await self.tick(caught_up=lag <= self._settings.kafka_max_poll_records)
+            await self.tick(caught_up=not behind)
             while await self.finish_some():
                 self.heartbeat.beat("finishing batches")
         except Exception as error:

@@ -55,6 +55,11 @@ class Metrics:
             ["topic", "partition"],
             registry=registry,
         )
+        self.group_caught_up = Gauge(
+            "ras_consumer_group_caught_up",
+            "1 while no partition of the group lags by more than a poll; the clock of grace runs only then.",
+            registry=registry,
+        )
         self.quarantine_size = Gauge("ras_quarantine_size", "Messages in quarantine.", registry=registry)
 
         # the read model
