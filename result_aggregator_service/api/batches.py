@@ -1,5 +1,6 @@
 """The API's questions about batches."""
 
+import structlog
 from dishka import FromDishka
 from quart import Blueprint, Response, request
 from quart_dishka import inject
@@ -20,6 +21,7 @@ _CACHING = {"Cache-Control": "private, no-cache", "Vary": "X-Internal-API-Key, X
 async def get_batch_status(batch_id: str, answers: FromDishka[BatchAnswers]) -> Response:
     """The batch with all its essays."""
     asked = path_id("batch_id", batch_id)
+    structlog.contextvars.bind_contextvars(batch_id=asked)
     answer = await answers.batch_status(asked)
     if answer is None:
         raise batch_not_found(asked)
@@ -40,8 +42,7 @@ async def get_user_batches(user_id: str, answers: FromDishka[BatchAnswers]) -> R
 def _respond(answer: Answer) -> Response:
     """The answer, or 304 if the client has it already."""
     headers = {**_CACHING, "ETag": f'"{answer.etag}"'}
-    known = request.if_none_match
-    if known.star_tag or known.contains_weak(answer.etag):
+    if request.if_none_match.contains_weak(answer.etag):
         response = Response(b"", 304, headers)
         del response.headers["Content-Type"]
         return response

@@ -65,6 +65,7 @@ class GuardedRedis:
         self._timeout_seconds = timeout_seconds
         self._seconds_open = seconds_open
         self._probing = False
+        self._breaker_opened = False
         self._breaker = CircuitBreaker(seconds_open=seconds_open, on_change=self._breaker_changed)
 
     async def call(
@@ -110,8 +111,9 @@ class GuardedRedis:
         self._metrics.circuit_breaker_state.labels("redis").set(state)
         if state is BreakerState.OPEN:
             log.warning("redis_left_alone", seconds=self._seconds_open)
-        elif state is BreakerState.CLOSED:
-            log.info("redis_in_use")
+        elif state is BreakerState.CLOSED and self._breaker_opened:
+            log.info("redis_in_use_again")
+        self._breaker_opened = state is not BreakerState.CLOSED
 
 
 @asynccontextmanager

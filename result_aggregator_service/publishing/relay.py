@@ -243,7 +243,8 @@ class Relay:
                 acks="all",
                 linger_ms=2,
                 max_batch_size=256 * 1024,
-                request_timeout_ms=10_000,
+                # Shorter than a send may take, so that a topic that does not exist is found out within it.
+                request_timeout_ms=int(1000 * min(10.0, self._settings.outbox_send_timeout_seconds / 2)),
             )
             try:
                 await producer.start()

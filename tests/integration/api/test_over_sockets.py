@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -27,6 +27,9 @@ class Server(uvicorn.Server):
         yield
 
 
+VALID = [f"{name}: {value}".encode() for name, value in CREDENTIALS.items()]
+
+
 @dataclass
 class Response:
     status: int
@@ -44,8 +47,14 @@ class Peer:
 
     port: int
 
-    async def send(self, method: bytes, target: bytes, *headers: bytes, host: bytes = b"Host: ras") -> Response:
-        credentials = [f"{name}: {value}".encode() for name, value in CREDENTIALS.items()]
+    async def send(
+        self,
+        method: bytes,
+        target: bytes,
+        *headers: bytes,
+        host: bytes = b"Host: ras",
+        credentials: Sequence[bytes] = VALID,
+    ) -> Response:
         lines = [method + b" " + target + b" HTTP/1.1", host, b"Connection: close", *credentials, *headers]
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(b"\r\n".join([*lines, b"", b""]))
@@ -183,15 +192,13 @@ async def test_no_host_of_any_bytes_is_a_500(host: bytes, peer: Peer) -> None:
     assert response.status in (200, 400)
 
 
-async def test_credentials_of_any_bytes_are_a_401(peer: Peer) -> None:
-    credentials = [b"X-Internal-API-Key: \xff\xfe\x80", b"X-Service-ID: \xff\xfe\x80"]
-    reader, writer = await asyncio.open_connection("127.0.0.1", peer.port)
-    writer.write(
-        b"\r\n".join([b"GET /internal/x HTTP/1.1", b"Host: ras", b"Connection: close", *credentials, b"", b""])
-    )
-    assert (await reader.read()).startswith(b"HTTP/1.1 401 ")
-    writer.close()
-    await writer.wait_closed()
+@pytest.mark.parametrize(
+    "credentials", [[], [b"X-Internal-API-Key: \xff\xfe\x80", b"X-Service-ID: \xff\xfe\x80"]], ids=["none", "bytes"]
+)
+@pytest.mark.parametrize("path", [b"/internal/x", b"//internal/v1/batches/b/status", b"/internal/v1/batches/b/status"])
+async def test_a_stranger_gets_401_whatever_bytes_there_are(path: bytes, credentials: list[bytes], peer: Peer) -> None:
+    response = await peer.send(b"GET", path, credentials=credentials)
+    assert (response.status, response.error) == (401, "unauthorized")
 
 
 async def test_head_has_the_headers_of_get_and_no_body(peer: Peer, read_model: ReadModel) -> None:

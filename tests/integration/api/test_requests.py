@@ -5,6 +5,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from result_aggregator_service.observability.metrics import Metrics
@@ -30,7 +31,7 @@ async def test_any_other_is_replaced_by_a_new_one(given: str | None, client: htt
 
 async def test_each_request_is_one_log_line(client: httpx.AsyncClient, read_model: ReadModel) -> None:
     await read_model.tell(say.registered(["e"], "b"))
-    with capture_logs() as lines:
+    with capture_logs([structlog.contextvars.merge_contextvars]) as lines:
         await client.get("/internal/v1/batches/b/status", headers={"X-Correlation-ID": "mine"})
         await client.get("/internal/v1/batches/b/status?limit=x", headers={"X-Internal-API-Key": "wrong"})
         await client.get("/livez")
@@ -40,9 +41,12 @@ async def test_each_request_is_one_log_line(client: httpx.AsyncClient, read_mode
         ("get_batch_status", 401, "info"),
         ("get_liveness", 200, "debug"),
     ]
+    assert requests[0]["batch_id"] == "b"
     assert requests[0]["service_id"] == "api-gateway-service"
     assert requests[0]["duration_ms"] >= 0
+    assert requests[0]["correlation_id"] == "mine"
     assert requests[1]["service_id"] is None
+    assert "batch_id" not in requests[1]
     assert "wrong" not in str(lines)
 
 

@@ -194,6 +194,35 @@ async def test_what_was_stored_under_a_token_that_is_gone_is_no_hit(read: Read, 
 
 
 @BOTH
+async def test_nor_once_a_reader_has_made_a_new_token_and_stored_nothing_under_it(
+    read: Read, replica: Replica, raw: Redis
+) -> None:
+    source = Source()
+    old = await read(replica.cache, source)
+    await raw.delete("ras:batch-token:b1", "ras:user-token:u1")
+    source.may_return.clear()
+    source.read.clear()
+    gave_up = asyncio.create_task(read(replica.cache, source))
+    await source.read.wait()
+    gave_up.cancel()
+    await asyncio.wait([gave_up])
+    source.may_return.set()
+    source.commit()
+    assert await read(replica.cache, source) != old
+
+
+async def test_two_hundred_readers_at_once_ask_redis_once(replica: Replica, raw: Redis) -> None:
+    async def scripts_run() -> int:
+        statistics = await raw.info("commandstats")
+        return int(statistics.get("cmdstat_eval", {"calls": 0})["calls"])
+
+    source = Source()
+    before = await scripts_run()
+    await asyncio.gather(*(read_batch(replica.cache, source) for _ in range(200)))
+    assert await scripts_run() - before == 2  # one look-up, one store
+
+
+@BOTH
 async def test_two_hundred_misses_at_once_cost_one_query(read: Read, replica: Replica) -> None:
     source = Source()
     source.may_return.clear()

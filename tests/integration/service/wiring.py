@@ -111,6 +111,10 @@ class Wire:
         self._producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap_servers, max_request_size=16 * 1024 * 1024)
         self._stack.push_async_callback(self._producer.stop)
         await self._producer.start()
+        # Two of them: one that is assigned some topics takes seconds to tell the ends of others.
+        self._teller = AIOKafkaConsumer(bootstrap_servers=self._bootstrap_servers, enable_auto_commit=False)
+        self._stack.push_async_callback(stop_consumer, self._teller)
+        await self._teller.start()
         self._reader = AIOKafkaConsumer(bootstrap_servers=self._bootstrap_servers, enable_auto_commit=False)
         self._stack.push_async_callback(stop_consumer, self._reader)
         await self._reader.start()
@@ -156,7 +160,7 @@ class Wire:
             for topic in topics
             for number in sorted(await self._producer.partitions_for(topic))
         ]
-        ends: dict[TopicPartition, int] = await self._reader.end_offsets(partitions)
+        ends: dict[TopicPartition, int] = await self._teller.end_offsets(partitions)
         return ends
 
     async def committed(self, group: str) -> dict[TopicPartition, int]:
