@@ -88,13 +88,14 @@ def upgrade() -> None:
         "cj_assessments",
         sa.Column("batch_id", sa.String(length=255), nullable=False),
         sa.Column("job_id", sa.String(length=255), nullable=False),
-        sa.Column("assessed_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("graded", sa.Boolean(), nullable=False),
+        sa.Column("place", sa.BigInteger(), sa.Identity(always=True), nullable=False, comment="the order of folding"),
+        sa.Column("assessed_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("rankings", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("correlation_id", sa.Uuid(), nullable=False),
         sa.Column("traceparent", sa.Text(), nullable=True),
         sa.Column("announcement_id", sa.Uuid(), nullable=False),
-        sa.PrimaryKeyConstraint("batch_id", "job_id", name=op.f("pk_cj_assessments")),
+        sa.PrimaryKeyConstraint("batch_id", "job_id", "graded", name=op.f("pk_cj_assessments")),
     )
     op.create_table(
         "essay_results",

@@ -150,7 +150,7 @@ class RankedEssayFact:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """A CJ job's rankings, as the first of its two forms to be folded told them.
+    """A CJ job's rankings, as one of its two forms told them.
 
     `graded` tells the rich form, whose anchors are left out already, from the older one, whose are not.
     """

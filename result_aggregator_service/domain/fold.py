@@ -84,7 +84,7 @@ class Facts:
         self.essays: dict[str, Row] = {}
         self.outcomes: dict[tuple[str, Phase], PhaseOutcome] = {}
         self.pipeline_ends: dict[UUID, PipelineEnd] = {}
-        self.assessments: dict[tuple[str, str], Assessment] = {}
+        self.assessments: dict[tuple[str, str, bool], Assessment] = {}
 
     def batch(self, batch_id: str, event: Event) -> BatchRow:
         """The batch, of which `event` speaks."""
@@ -324,9 +324,9 @@ def fold_assessment_result(facts: Facts, event: Event, payload: consumed.Assessm
 def _assessment(
     facts: Facts, event: Event, batch_id: str, job_id: str, *, graded: bool, rankings: list[RankedEssayFact]
 ) -> None:
-    """The first of the two forms to be folded is the one that is announced."""
+    """Both forms are kept, in the order of folding: the first that ranks a student is the one that is announced."""
     facts.assessments.setdefault(
-        (batch_id, job_id),
+        (batch_id, job_id, graded),
         Assessment(event.clock.at, batch_id, job_id, graded, rankings, event.correlation_id, event.traceparent),
     )
 

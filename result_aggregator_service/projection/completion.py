@@ -101,7 +101,7 @@ class Completion:
         for assessment in assessments:
             batch = loaded.get(assessment.batch_id, stored[assessment.batch_id].facts)
             announcement = assessment_announcement(batch, assessment, self._service_name)
-            if announcement is not None:
+            if announcement is not None and all(announcement.event_id != other.event_id for other, _ in outgoing):
                 outgoing.append((announcement, _class_of(batch)))
         await self._publisher.announce(session, outgoing)
 

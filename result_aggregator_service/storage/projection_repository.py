@@ -140,16 +140,18 @@ _INSERT_ENDS = text(
     f"INSERT INTO pipeline_ends ({', '.join(_END_COLUMNS)}) SELECT * FROM {recordset(pipeline_ends, _END_COLUMNS)} "
     "ORDER BY event_id ON CONFLICT DO NOTHING"
 )
-_ASSESSMENT_COLUMNS = tuple(column.name for column in cj_assessments.columns)
+_ASSESSMENT_COLUMNS = tuple(column.name for column in cj_assessments.columns if column.name != "place")
+# In the order of folding, which the batches' locks make one order for all replicas.
 _INSERT_ASSESSMENTS = text(
-    f"INSERT INTO cj_assessments ({', '.join(_ASSESSMENT_COLUMNS)}) "
-    f"SELECT * FROM {recordset(cj_assessments, _ASSESSMENT_COLUMNS)} ORDER BY batch_id, job_id ON CONFLICT DO NOTHING"
+    f"INSERT INTO cj_assessments ({', '.join(_ASSESSMENT_COLUMNS)}) SELECT {', '.join(_ASSESSMENT_COLUMNS)} FROM "
+    f"(SELECT row_number() OVER () AS place, r.* FROM {recordset(cj_assessments, _ASSESSMENT_COLUMNS)}) AS placed "
+    "ORDER BY place ON CONFLICT DO NOTHING"
 )
 _UNANNOUNCED_ASSESSMENTS = (
     select(cj_assessments)
     .where(cj_assessments.c.batch_id == any_(bindparam("batch_ids")))
     .where(~exists().where(announcements.c.event_id == cj_assessments.c.announcement_id))
-    .order_by(cj_assessments.c.batch_id, cj_assessments.c.job_id)
+    .order_by(cj_assessments.c.place)
 )
 _BATCHES_WITH_RESULTS = text(
     """
@@ -353,7 +355,7 @@ class ProjectionRepository:
         return {batch.batch_id: replace(batch, essays=essays[batch.batch_id]) for batch in batches}
 
     async def unannounced_assessments(self, session: WriteSession, batch_ids: Collection[str]) -> list[Assessment]:
-        """The rankings of some batches that the ledger does not know yet."""
+        """The rankings of some batches that the ledger does not know yet, in the order in which they were folded."""
         rows = await session.execute(_UNANNOUNCED_ASSESSMENTS, {"batch_ids": sorted(batch_ids)})
         return [_assessment(row) for row in rows.mappings()]
 

@@ -1,12 +1,11 @@
 """Fills the read model for a test: folds messages, judges the batches, invalidates the cache, as the consumer does."""
 
 from collections.abc import Sequence
-from uuid import UUID
 
 from result_aggregator_service.cache.cache_manager import CacheManager
 from result_aggregator_service.contracts.enums import Phase
 from result_aggregator_service.domain.batch import overall_status
-from result_aggregator_service.domain.event import Clock, Event
+from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.fold import fold
 from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.projection_repository import Judgement, ProjectionRepository, Touched
@@ -41,9 +40,7 @@ class ReadModel:
                 if batch.registration is not None:
                     touched.user_ids.add(batch.registration.user_id)
             judgements = [
-                Judgement(
-                    batch.batch_id, overall_status(batch, self._expected_phases), _plain(batch.horizon()), None, None
-                )
+                Judgement(batch.batch_id, overall_status(batch, self._expected_phases), batch.horizon(), None, None)
                 for batch in complete.values()
             ]
             await self._repository.save(session, judgements)
@@ -52,7 +49,3 @@ class ReadModel:
     async def invalidate(self, touched: Touched) -> None:
         """Make the cache forget."""
         assert await self._cache.invalidate(touched.batch_ids, touched.user_ids)
-
-
-def _plain(clock: Clock | None) -> Clock | None:
-    return None if clock is None else Clock(clock.at, UUID(int=clock.event_id.int))

@@ -4,7 +4,6 @@ import re
 from uuid import UUID
 
 import httpx
-import pytest
 import structlog
 from structlog.testing import capture_logs
 
@@ -15,18 +14,20 @@ from tests.unit.domain import messages as say
 PATHS = ["/internal/v1/batches/b/status", "/internal/v1/batches/user/u", "/nothing", "/livez", "/metrics"]
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("sane", ["a", "0b1aab4b-4a25-5d2b-9760-2b1ee722d445", "A.b_c:d-9", "x" * 128])
-async def test_a_sane_correlation_id_is_taken_over(sane: str, path: str, client: httpx.AsyncClient) -> None:
-    response = await client.get(path, headers={"X-Correlation-ID": sane})
-    assert response.headers["X-Correlation-ID"] == sane
+async def test_a_sane_correlation_id_is_taken_over(client: httpx.AsyncClient) -> None:
+    for path in PATHS:
+        for sane in ("a", "0b1aab4b-4a25-5d2b-9760-2b1ee722d445", "A.b_c:d-9", "x" * 128):
+            response = await client.get(path, headers={"X-Correlation-ID": sane})
+            assert response.headers["X-Correlation-ID"] == sane
 
 
-@pytest.mark.parametrize("given", [None, "", "x" * 129, "a b", "a\tb", "é", "<script>", "a;b", "a/b", "\xff"])
-async def test_any_other_is_replaced_by_a_new_one(given: str | None, client: httpx.AsyncClient) -> None:
-    headers = [] if given is None else [(b"X-Correlation-ID", given.encode("latin-1"))]
-    answered = [(await client.get("/nothing", headers=headers)).headers["X-Correlation-ID"] for _ in range(2)]
-    assert len({UUID(correlation_id) for correlation_id in answered}) == 2
+async def test_any_other_is_replaced_by_a_new_one(client: httpx.AsyncClient) -> None:
+    insane = (None, "", "x" * 129, "a b", "a\tb", "é", "<script>", "a;b", "a/b", "\xff")
+    answered = set()
+    for given in insane:
+        headers = [] if given is None else [(b"X-Correlation-ID", given.encode("latin-1"))]
+        answered.add(UUID((await client.get("/nothing", headers=headers)).headers["X-Correlation-ID"]))
+    assert len(answered) == len(insane)
 
 
 async def test_each_request_is_one_log_line(client: httpx.AsyncClient, read_model: ReadModel) -> None:

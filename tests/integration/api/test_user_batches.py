@@ -3,7 +3,6 @@
 from typing import Any
 
 import httpx
-import pytest
 
 from result_aggregator_service.contracts.enums import BatchStatus
 from tests.integration.api.read_model import ReadModel
@@ -67,12 +66,12 @@ async def test_pages_do_not_overlap_and_each_says_the_true_total(
     assert await page(client, "limit=1&offset=44") == (["b00"], {"limit": 1, "offset": 44, "total": 45})
 
 
-@pytest.mark.parametrize("offset", [1, 45, 2**63 - 1])
 async def test_a_page_past_the_end_is_empty_and_says_the_true_total(
-    offset: int, client: httpx.AsyncClient, read_model: ReadModel
+    client: httpx.AsyncClient, read_model: ReadModel
 ) -> None:
     await read_model.tell(say.registered(["e"], "b"))
-    assert await page(client, f"offset={offset}") == ([], {"limit": 20, "offset": offset, "total": 1})
+    for offset in (1, 45, 2**63 - 1):
+        assert await page(client, f"offset={offset}") == ([], {"limit": 20, "offset": offset, "total": 1})
 
 
 async def test_nobody_sees_the_batches_of_others_or_those_of_nobody(
@@ -109,9 +108,8 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize(("status", "expected"), FILTERS)
 async def test_a_filter_takes_a_status_of_either_kind_and_counts_only_what_it_lets_through(
-    status: str, expected: list[str], client: httpx.AsyncClient, read_model: ReadModel
+    client: httpx.AsyncClient, read_model: ReadModel
 ) -> None:
     def ended(batch: str, final_status: BatchStatus) -> Any:
         # An end about no phase that essays went through, so that it finishes the batch by its outcomes alone.
@@ -126,9 +124,9 @@ async def test_a_filter_takes_a_status_of_either_kind_and_counts_only_what_it_le
         for event in ended(batch, final)
     ]
     await read_model.tell(*registrations, say.spellcheck("running-e", "running"), *outcomes)
-    batches, pagination = await page(client, f"status={status}")
-    assert batches == expected
-    assert pagination["total"] == len(expected)
+    for status, expected in FILTERS:
+        batches, pagination = await page(client, f"status={status}")
+        assert (batches, pagination["total"]) == (expected, len(expected)), status
 
 
 async def test_the_same_page_under_another_filter_is_another_answer(

@@ -81,7 +81,7 @@ async def test_nothing_is_kept_of_a_poll_whose_transaction_breaks_at_its_end(set
     async with container_of(settings, swap(outbox, OutboxManager)) as container:
         read_model = await ReadModel.of(container)
         bad = Lying("huleedu.essay.nlp.completed.v1", b"{", 1)
-        with pytest.raises(Exception, match="terminat|closed"):
+        with pytest.raises(Exception, match=r"terminat|closed"):
             await read_model.poll(*RICH_PIPELINE, bad)
         assert await read_model.counts(*TABLES) == dict.fromkeys(TABLES, 0)
         assert await (await container.get(Redis)).keys("ras:seen:*") == []
@@ -130,9 +130,16 @@ async def test_marks_of_another_database_do_not_count(container: AsyncContainer,
 async def test_a_late_result_announces_nothing_again(read_model: ReadModel) -> None:
     await read_model.poll(*RICH_PIPELINE)
     announced = await read_model.announced(None)
-    await read_model.poll(say.spellcheck("e1", ok=False, error="LATE", at=500))
+    await read_model.poll(say.spellcheck("e1", corrections=99, at=500), say.nlp("e1", "b", at=501))
     assert await read_model.announced(None) == announced
-    assert await read_model.status() == "completed_with_failures"
+
+
+async def test_after_the_pipelines_end_not_even_a_late_failure_announces_anything(read_model: ReadModel) -> None:
+    await read_model.poll(*RICH_PIPELINE, say.end(at=300))
+    announced = await read_model.announced(None)
+    await read_model.poll(say.spellcheck("e1", ok=False, error="LATE", at=500))
+    assert await read_model.status() == "completed_successfully"  # the pipeline's end has said so
+    assert await read_model.announced(None) == announced
 
 
 async def test_a_second_pipeline_over_the_batch_announces_again(read_model: ReadModel) -> None:
@@ -250,5 +257,3 @@ async def test_batches_that_become_finished_are_counted_once(container: AsyncCon
     registry = (await container.get(Metrics)).registry
     assert registry.get_sample_value("ras_batches_aggregated_total") == 1
     assert registry.get_sample_value("ras_notification_projections_total", {"result": "projected"}) == 2
-
-

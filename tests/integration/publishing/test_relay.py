@@ -1,6 +1,5 @@
 """The relay on real servers: in order, by one at a time, at least once under one id, whatever goes away."""
 
-import asyncio
 import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -375,9 +374,7 @@ async def test_only_published_rows_past_their_retention_are_deleted(container: A
     ]
 
 
-async def test_an_unknown_topic_holds_back_its_own_rows_only(
-    database_url: str, own_apache_kafka: ApacheKafka
-) -> None:
+async def test_an_unknown_topic_holds_back_its_own_rows_only(database_url: str, own_apache_kafka: ApacheKafka) -> None:
     own_apache_kafka.stop()
     strict = ApacheKafka(own_apache_kafka.data_dir, own_apache_kafka.port, auto_create_topics=False)
     with strict:
@@ -399,5 +396,3 @@ async def test_an_unknown_topic_holds_back_its_own_rows_only(
                     return [row["topic"] for row in topics] == [BATCH_RESULTS_READY]
 
                 await eventually(published, within=40)
-
-

@@ -87,11 +87,8 @@ class ServiceProcess:
     async def ended(self, *, within: float) -> int:
         """Its exit status, once it ends by itself."""
 
-        def status() -> tuple[int] | None:
-            code = self.process.poll()
-            return None if code is None else (code,)
-
-        return (await eventually(status, within=within, what="the end of the process"))[0]
+        await eventually(lambda: self.process.poll() is not None, within=within, what="the end of the process")
+        return self.process.returncode
 
     async def terminated(self, *, within: float, number: signal.Signals = signal.SIGTERM) -> int:
         """Its exit status after a signal."""

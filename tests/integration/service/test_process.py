@@ -260,3 +260,37 @@ async def test_a_loop_that_dies_takes_the_process_down_with_status_1(
         assert death["loop"] == "consumer"
         assert "InvalidMessageError" in death["exception"]
         assert service.logged("service_stopped")[0]["status"] == 1
+
+
+@pytest.mark.apache_kafka
+async def test_told_to_stop_in_the_middle_of_traffic_it_leaves_offsets_that_are_exactly_what_it_folded(
+    own_folder: Path, database_url: str, redis_url: str, kafka_server: KafkaServer, kafka_group: Positioned
+) -> None:
+    group = await kafka_group(CONSUMED)
+    settings = {
+        "DATABASE_URL": database_url,
+        "KAFKA_BOOTSTRAP_SERVERS": kafka_server.bootstrap_servers,
+        "REDIS_URL": redis_url,
+        "KAFKA_CONSUMER_GROUP_ID": group,
+        "KAFKA_MAX_POLL_RECORDS": "20",
+    }
+    messages = [say.slot(f"e{number}", f"b{number % 40}") for number in range(3000)]
+    folded = "SELECT topic, partition, count(*) AS folded FROM processed_events GROUP BY 1, 2"
+    async with Wire(kafka_server.bootstrap_servers) as wire:
+        start = await wire.committed(group)
+        for partition in range(4):
+            await wire.say(*messages[partition::4], partition=partition)
+        connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+        try:
+            with ServiceProcess(own_folder / "service", **settings) as service:
+                await eventually(lambda: service.logged("poll_projected"), within=40)
+                assert await service.terminated(within=35) == 0
+                assert "Traceback" not in service.output()
+            done = {(row["topic"], row["partition"]): row["folded"] for row in await connection.fetch(folded)}
+            assert 0 < sum(done.values()) < 3000, "it was meant to be stopped on the way"
+            assert await wire.committed(group) == {p: start[p] + done.get((p.topic, p.partition), 0) for p in start}
+            with ServiceProcess(own_folder / "service", **{**settings, "KAFKA_MAX_POLL_RECORDS": "500"}):
+                await wire.all_committed(group, within=60)
+            assert await connection.fetchval("SELECT count(*) FROM essay_results") == 3000
+        finally:
+            await connection.close()

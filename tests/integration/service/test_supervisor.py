@@ -174,5 +174,3 @@ async def test_each_dependency_is_told_as_it_is(
     }  # fmt: skip
     assert ("alembic upgrade head" in (states["migrations"].detail or "")) is not migrated
     assert "127.0.0.1" in (states["kafka"].detail or "")
-
-

@@ -128,9 +128,10 @@ class ReadModel:
             announcement = results_announcement(batch, status, self.expected, SERVICE)
             if announcement is not None and not known & {announcement.event_id, pipeline_results_id(batch, status)}:
                 fresh.append(announcement)
-        for (batch_id, _), assessment in sorted(self.facts.assessments.items()):
+        for (batch_id, _, _), assessment in self.facts.assessments.items():
             announcement = assessment_announcement(self.batch(batch_id), assessment, SERVICE)
             if announcement is not None and announcement.event_id not in known:
+                known.add(announcement.event_id)
                 fresh.append(announcement)
         self.announced += fresh
         return fresh

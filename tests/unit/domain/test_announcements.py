@@ -268,6 +268,12 @@ def test_the_first_of_the_two_forms_to_be_folded_is_announced(first: str, graded
     assert data.rankings_summary[0].letter_grade == ("A" if graded else None)
 
 
+def test_a_form_that_ranks_no_student_does_not_stand_in_the_way_of_the_other() -> None:
+    older, rich = say.rankings({"anchor": (1, 0.5)}), say.assessment({"e1": (1, 0.5)}, grade="A")
+    _, data = only_assessment(read_model(REGISTERED, older, rich).announced)
+    assert [(line.essay_id, line.letter_grade) for line in data.rankings_summary] == [("e1", "A")]
+
+
 def test_the_order_within_a_poll_counts_too() -> None:
     rich, older = say.assessment({"e1": (1, 0.5)}, grade="A"), say.rankings({"e1": (1, 0.5)})
     _, data = only_assessment(read_model(REGISTERED, older, rich).announced)

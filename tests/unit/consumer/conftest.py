@@ -1,0 +1,3 @@
+"""Sets how hard Hypothesis looks before any property is collected."""
+
+import tests.hypothesis_profiles  # noqa: F401
