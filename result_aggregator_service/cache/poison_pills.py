@@ -1,13 +1,13 @@
 """Copies of quarantined messages for a quick look. The quarantine table is what counts; a copy may fail to be made."""
 
 from base64 import b64encode
-from collections.abc import Iterable
 from typing import Protocol
 
 import orjson
 import structlog
 
 from result_aggregator_service.cache.guarded_redis import GuardedRedis, RedisUnavailableError
+from result_aggregator_service.storage.quarantine import BadMessage
 
 MAX_COPIED_BYTES = 64 * 1024
 
@@ -17,17 +17,7 @@ log = structlog.get_logger(__name__)
 class PoisonPills(Protocol):
     """Where copies of bad messages go."""
 
-    async def store(
-        self,
-        topic: str,
-        partition: int,
-        offset: int,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Iterable[tuple[str, bytes | None]],
-        error_type: str,
-        error: str,
-    ) -> None:
+    async def store(self, message: BadMessage) -> None:
         """Copy one bad message; never fails."""
         ...
 
@@ -35,17 +25,7 @@ class PoisonPills(Protocol):
 class NoPoisonPills:
     """For `STORE_POISON_PILLS=false`."""
 
-    async def store(
-        self,
-        topic: str,
-        partition: int,
-        offset: int,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Iterable[tuple[str, bytes | None]],
-        error_type: str,
-        error: str,
-    ) -> None:
+    async def store(self, message: BadMessage) -> None:
         """Nothing is copied."""
 
 
@@ -56,33 +36,24 @@ class RedisPoisonPills:
         self._redis = redis
         self._ttl_seconds = ttl_seconds
 
-    async def store(
-        self,
-        topic: str,
-        partition: int,
-        offset: int,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Iterable[tuple[str, bytes | None]],
-        error_type: str,
-        error: str,
-    ) -> None:
+    async def store(self, message: BadMessage) -> None:
         """Copy one bad message; never fails."""
+        value = message.value
         copy = orjson.dumps(
             {
-                "topic": topic,
-                "partition": partition,
-                "offset": offset,
-                "error_type": error_type,
-                "error": _storable(error),
-                "key": _base64(key),
+                "topic": message.topic,
+                "partition": message.partition,
+                "offset": message.offset,
+                "error_type": message.error_type,
+                "error": _storable(message.error),
+                "key": _base64(message.key),
                 "value": _base64(value),
                 "value_bytes": None if value is None else len(value),
                 "value_truncated": value is not None and len(value) > MAX_COPIED_BYTES,
-                "headers": [[_storable(name), _base64(header)] for name, header in headers],
+                "headers": [[_storable(name), _base64(header)] for name, header in message.headers],
             }
         )
-        pill = f"poison_pill:{topic}:{partition}:{offset}"
+        pill = f"poison_pill:{message.topic}:{message.partition}:{message.offset}"
         try:
             await self._redis.call("poison_pill", lambda redis: redis.set(pill, copy, ex=self._ttl_seconds))
         except RedisUnavailableError as unavailable:

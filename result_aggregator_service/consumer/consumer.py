@@ -186,16 +186,7 @@ class Consumer:
                     invalidate = partial(self._invalidator.invalidate, projected.touched)
                     await self._retried(consumer, generation, "invalidate", invalidate)
                 for message in part.bad:
-                    await self._poison_pills.store(
-                        message.topic,
-                        message.partition,
-                        message.offset,
-                        message.key,
-                        message.value,
-                        message.headers,
-                        message.error_type,
-                        message.error,
-                    )
+                    await self._poison_pills.store(message)
                 self._count(projected, part.bad)
                 folded += len(projected.folded)
                 duplicates += len(projected.duplicates)

@@ -1,6 +1,7 @@
 """Copies of bad messages: whole where they are small, cut where not, and never a reason to fail."""
 
 import base64
+import dataclasses
 from typing import Any
 
 import orjson
@@ -13,23 +14,25 @@ from result_aggregator_service.cache.poison_pills import (
     PoisonPills,
     RedisPoisonPills,
 )
+from result_aggregator_service.storage.quarantine import BadMessage
 from tests.integration.cache.conftest import MakeReplica, Replica
 
 KEY = "poison_pill:a.topic:3:42"
 
 
 async def copied(pills: PoisonPills, raw: Redis, **changed: Any) -> dict[str, Any]:
-    message = {
-        "topic": "a.topic",
-        "partition": 3,
-        "offset": 42,
-        "key": b"\xff\x00key",
-        "value": b"\x80 no JSON",
-        "headers": [("trace_id", b"\xfe"), ("empty", None)],
-        "error_type": "not_json",
-        "error": "expected value",
-    }
-    await pills.store(**{**message, **changed})
+    message = BadMessage(
+        topic="a.topic",
+        partition=3,
+        offset=42,
+        key=b"\xff\x00key",
+        value=b"\x80 no JSON",
+        headers=[("trace_id", b"\xfe"), ("empty", None)],
+        produced_ms=None,
+        error_type="not_json",
+        error="expected value",
+    )
+    await pills.store(dataclasses.replace(message, **changed))
     copy: dict[str, Any] = orjson.loads(await raw.get(KEY) or b"{}")
     return copy
 
