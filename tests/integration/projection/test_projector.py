@@ -9,6 +9,7 @@ import pytest
 from dishka import AsyncContainer
 from redis.asyncio import Redis
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from result_aggregator_service.domain.announcements import Announcement
 from result_aggregator_service.observability.metrics import Metrics
@@ -92,6 +93,31 @@ async def test_nothing_is_kept_of_a_poll_whose_transaction_breaks_at_its_end(set
             "event_outbox": 4,
             "quarantined_messages": 1,
         }
+
+
+async def test_nothing_is_kept_and_nothing_is_marked_of_a_poll_whose_commit_fails(
+    container: AsyncContainer, read_model: ReadModel
+) -> None:
+    async with read_model.database.transaction() as session:
+        await session.execute(
+            text(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'refused at commit'; END $$"
+            )
+        )
+        await session.execute(
+            text(
+                "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON processed_events DEFERRABLE INITIALLY DEFERRED "
+                "FOR EACH ROW EXECUTE FUNCTION refuse()"
+            )
+        )
+    with pytest.raises(DBAPIError, match="refused at commit"):
+        await read_model.poll(*RICH_PIPELINE)
+    assert await (await container.get(Redis)).keys("ras:seen:*") == []
+    async with read_model.database.transaction() as session:
+        await session.execute(text("DROP TRIGGER refuse ON processed_events"))
+    assert len((await read_model.poll(*RICH_PIPELINE)).folded) == len(RICH_PIPELINE)
+    assert len(await read_model.announced(None)) == 4
 
 
 @pytest.mark.parametrize("marks", ["kept", "lost"])
@@ -209,6 +235,22 @@ async def test_two_replicas_that_fold_the_two_halves_of_a_batch_at_once_announce
         batches = [message["data"]["batch_id"] for message in await models[0].announced()]
         assert sorted(batches) == [f"b{turn}" for turn in range(8)]
         assert len(await models[0].assessments()) == 8
+
+
+async def test_results_that_name_no_batch_finish_theirs_though_its_outcomes_are_folded_at_that_moment(
+    settings: Settings,
+) -> None:
+    async with container_of(settings) as one, container_of(settings) as two:
+        models = [await ReadModel.of(one), await ReadModel.of(two)]
+        for turn in range(12):
+            batch, essays = f"b{turn}", [f"{turn}-{e}" for e in range(4)]
+            await models[0].poll(say.registered(essays, batch, requested=["spellcheck"]))
+            await asyncio.gather(
+                models[0].poll(*(say.spellcheck(essay, None) for essay in essays)),
+                models[1].poll(say.outcome("spellcheck", essays, batch=batch)),
+            )
+            assert await models[0].status(batch) == "completed_successfully"
+        assert len(await models[0].announced()) == 12
 
 
 class MarksOfAnOldDatabase:
