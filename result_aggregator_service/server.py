@@ -20,6 +20,7 @@ from result_aggregator_service.supervisor import Supervisor
 
 _log = structlog.get_logger(__name__)
 _BACKLOG = 2048
+_SECONDS_TO_CLOSE = 5.0  # a server that hangs does not say goodbye
 
 
 class _Server(uvicorn.Server):
@@ -71,7 +72,11 @@ async def serve(settings: Settings) -> int:
         metrics.should_exit = True
         await serving[1]
     finally:
-        await container.close()
+        try:
+            async with asyncio.timeout(_SECONDS_TO_CLOSE):
+                await container.close()
+        except TimeoutError:
+            _log.warning("connections_not_closed_cleanly", seconds=_SECONDS_TO_CLOSE)
     _log.info("service_stopped", status=int(failed))
     return int(failed)
 

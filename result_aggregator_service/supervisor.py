@@ -28,6 +28,7 @@ _log = structlog.get_logger(__name__)
 
 _PROBE_SECONDS = 1.5
 _PROBES_KEPT_SECONDS = 0.5
+_SECONDS_TO_CANCEL = 1.0
 
 
 class Loop(Protocol):
@@ -81,8 +82,10 @@ class Supervisor:
             deadline = 0.0  # nothing has begun yet
         for name, loop in self._loops.by_name.items():
             loop.stop()
-            await self._drain(name, max(deadline - time.monotonic(), 0.0))
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            # No more than half of what is left: one that hangs must not cost the next its time.
+            await self._drain(name, max(deadline - time.monotonic(), 0.0) / 2)
+        # Even a task that is cancelled may wait for a server that hangs, to roll back.
+        await asyncio.wait(self._tasks.values(), timeout=_SECONDS_TO_CANCEL)
 
     async def _drain(self, name: str, seconds: float) -> None:
         task = self._tasks[name]
@@ -91,7 +94,7 @@ class Supervisor:
             if self._migrated.is_set():
                 _log.warning("loop_not_drained", loop=name)
             task.cancel()
-            await asyncio.wait({task}, timeout=1.0)
+            await asyncio.wait({task}, timeout=_SECONDS_TO_CANCEL)
         else:
             _log.info("loop_drained", loop=name)
 

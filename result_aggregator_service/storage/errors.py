@@ -1,7 +1,7 @@
 """Tells PostgreSQL's refusals of a content, which will come again, from its troubles, which will pass."""
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 # SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded (such as a huge index entry).
@@ -11,7 +11,7 @@ _CONTENT_CLASSES = ("22", "23", "54")
 def is_refusal_of_content(error: BaseException) -> bool:
     """Whether the database (or its driver, encoding a value) refused what it was given, and always will."""
     if not isinstance(error, DBAPIError):
-        return False
+        return isinstance(error, StatementError)  # a value that could not even be bound
     cause: BaseException | None = error.orig
     while cause is not None:
         sqlstate = getattr(cause, "sqlstate", None)

@@ -57,20 +57,13 @@ async def test_a_group_that_never_committed_lags_by_all_there_is_or_by_nothing(o
     async with asked["earliest"] as from_the_start, asked["latest"] as from_the_end:
         with pytest.raises(KafkaError, match="not all topics"):
             await from_the_start.largest()
+        # A broker that makes topics on first use would make them with partitions of its own choice.
+        assert not CONSUMED.keys() & await from_the_start._offsets.topics(), "asking made topics"
         await create_topics(kafka, CONSUMED)
         async with Wire(kafka) as wire:
             await wire.say(say.slot("e1"), say.slot("e2"))
             await eventually(lambda: _is(from_the_start, 2))  # once the new broker has a coordinator
             assert await from_the_end.largest() == 0
-
-
-async def test_whoever_asks_for_the_lag_makes_no_topics(own_apache_kafka: ApacheKafka) -> None:
-    """A broker that makes topics on first use would make them with partitions of its own choice."""
-    settings = settings_for(NOWHERE, kafka_bootstrap_servers=own_apache_kafka.bootstrap_servers)
-    async with GroupLag(settings) as lag:
-        with pytest.raises(KafkaError):
-            await lag.largest()
-        assert not CONSUMED.keys() & await lag._offsets.topics()
 
 
 async def test_asking_ends_with_an_error_when_kafka_goes_away_and_leaves_nothing_behind(

@@ -1,5 +1,9 @@
 """The grace keeper as it runs: it ticks while the group is caught up, and outlives whatever goes away."""
 
+from collections.abc import Awaitable, Callable, Iterable
+
+import pytest
+
 from embedded import ApacheKafka
 from result_aggregator_service.contracts.topics import CONSUMED
 from result_aggregator_service.jobs.grace import GraceKeeper
@@ -7,7 +11,7 @@ from result_aggregator_service.storage.engine import Database
 from tests.integration.projection.projection import ReadModel
 from tests.integration.service.process import in_thread
 from tests.integration.service.wiring import Wire, container_of, settings_for, turning, value
-from tests.servers import position_group_at_end
+from tests.servers import KafkaServer, position_group_at_end
 from tests.unit.domain import messages as say
 from tests.unit.domain.messages import FAILURES
 from tests.waiting import eventually
@@ -59,12 +63,16 @@ async def test_it_ticks_only_while_the_group_is_caught_up_and_goes_on_after_an_o
         assert len(await read_model.announced()) == 1
 
 
-async def test_it_outlives_an_outage_of_the_database(own_apache_kafka: ApacheKafka) -> None:
-    kafka = own_apache_kafka.bootstrap_servers
+@pytest.mark.apache_kafka
+async def test_it_outlives_an_outage_of_the_database(
+    kafka_server: KafkaServer, kafka_group: Callable[[Iterable[str]], Awaitable[str]]
+) -> None:
     settings = settings_for(
-        "postgresql://nobody@127.0.0.1:9/none", redis_url="redis://127.0.0.1:9/0", kafka_bootstrap_servers=kafka
+        "postgresql://nobody@127.0.0.1:9/none",
+        redis_url="redis://127.0.0.1:9/0",
+        kafka_bootstrap_servers=kafka_server.bootstrap_servers,
+        kafka_consumer_group_id=await kafka_group(CONSUMED),
     )
-    await position_group_at_end(kafka, settings.kafka_consumer_group_id, CONSUMED)
     async with container_of(settings) as container:
         keeper = await container.get(GraceKeeper)
         async with turning(keeper):

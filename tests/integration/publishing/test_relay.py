@@ -3,6 +3,7 @@
 import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import uuid5
 
@@ -23,7 +24,7 @@ from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import Database, WriteSession
 from tests.integration.service.process import in_thread
 from tests.integration.service.wiring import Wire, container_of, envelope_of, rows, settings_for, turning, value
-from tests.servers import create_topics
+from tests.servers import Servers, create_topics
 from tests.unit.domain import messages as say
 from tests.unit.domain.model import read_model
 from tests.waiting import eventually
@@ -374,10 +375,13 @@ async def test_only_published_rows_past_their_retention_are_deleted(container: A
     ]
 
 
-async def test_an_unknown_topic_holds_back_its_own_rows_only(database_url: str, own_apache_kafka: ApacheKafka) -> None:
-    own_apache_kafka.stop()
-    strict = ApacheKafka(own_apache_kafka.data_dir, own_apache_kafka.port, auto_create_topics=False)
-    with strict:
+@pytest.mark.apache_kafka
+async def test_an_unknown_topic_holds_back_its_own_rows_only(
+    database_url: str, own_folder: Path, servers: Servers
+) -> None:
+    if servers.why_no_native_kafka is not None:
+        pytest.skip(f"needs Apache Kafka: {servers.why_no_native_kafka}")
+    with ApacheKafka(own_folder / "kafka", auto_create_topics=False) as strict:
         await create_topics(strict.bootstrap_servers, [BATCH_RESULTS_READY])
         settings = settings_for(
             database_url,

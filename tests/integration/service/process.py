@@ -87,7 +87,11 @@ class ServiceProcess:
     async def ended(self, *, within: float) -> int:
         """Its exit status, once it ends by itself."""
 
-        await eventually(lambda: self.process.poll() is not None, within=within, what="the end of the process")
+        def ended() -> bool:
+            assert self.process.poll() is not None, self.output()
+            return True
+
+        await eventually(ended, within=within, what="the end of the process")
         return self.process.returncode
 
     async def terminated(self, *, within: float, number: signal.Signals = signal.SIGTERM) -> int:

@@ -224,7 +224,7 @@ def _places(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | in
     return [path] + [place for key, member in inner for place in _places(member, (*path, key))]
 
 
-@examples(40)
+@examples(25)
 @given(data=st.data(), name=st.sampled_from(CONSUMED_NAMES))
 def test_no_mutation_of_a_sample_makes_it_raise_anything_else(data: st.DataObject, name: str) -> None:
     message: Any = {"all": consumed(name)}
