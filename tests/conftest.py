@@ -4,7 +4,6 @@ A test never sees the traces of another: its database is its own, its Redis data
 at the end of what others produced.
 """
 
-import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,16 +13,17 @@ import redis
 
 from embedded import ApacheKafka, EmbeddedPostgres, EmbeddedValkey, server_folder
 from tests.servers import (
+    LEFT_OUT,
     KafkaServer,
     PostgresServer,
     RedisServer,
     Servers,
     fresh_database,
+    leave_out_for,
     position_group_at_end,
 )
 
 _SERVERS = pytest.StashKey[Servers]()
-_LEFT_OUT = "needs Apache Kafka"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,11 +43,11 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("apache_kafka") is not None:
-        _leave_out_for(item.config.stash[_SERVERS].why_no_apache_kafka)
+        leave_out_for(item.config.stash[_SERVERS].why_no_apache_kafka)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if _LEFT_OUT in str(report.longrepr)]
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if LEFT_OUT in str(report.longrepr)]
     notes = config.stash[_SERVERS].notes
     if skipped or notes:
         terminalreporter.section("servers")
@@ -56,15 +56,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         terminalreporter.line(f"left out: {report.nodeid}: {reason.removeprefix('Skipped: ')}")
-
-
-def _leave_out_for(lack: str | None) -> None:
-    """Skip the test if something is lacking; in CI, which sets REQUIRE_SERVERS, fail it."""
-    if lack is not None:
-        reason = f"{_LEFT_OUT}: {lack}"
-        if os.environ.get("REQUIRE_SERVERS"):
-            pytest.fail(f"{reason} (REQUIRE_SERVERS is set)", pytrace=False)
-        pytest.skip(reason)
 
 
 # The servers that all tests share.
@@ -151,6 +142,6 @@ def own_valkey(own_folder: Path) -> Iterator[EmbeddedValkey]:
 
 @pytest.fixture
 def own_apache_kafka(servers: Servers, own_folder: Path) -> Iterator[ApacheKafka]:
-    _leave_out_for(servers.why_no_native_kafka)
+    leave_out_for(servers.why_no_native_kafka)
     with ApacheKafka(own_folder / "kafka") as server:
         yield server

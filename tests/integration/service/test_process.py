@@ -15,7 +15,7 @@ from result_aggregator_service.contracts.topics import BATCH_PHASE_OUTCOME, CONS
 from tests.integration.service.process import ServiceProcess, in_thread
 from tests.integration.service.wiring import Wire, envelope_of
 from tests.samples import consumed, consumed_bytes, published
-from tests.servers import KafkaServer, Servers, migrate
+from tests.servers import KafkaServer, Servers, leave_out_for, migrate
 from tests.unit.domain import messages as say
 from tests.waiting import eventually
 
@@ -37,8 +37,7 @@ Positioned = Callable[[Iterable[str]], Awaitable[str]]
 @pytest.fixture
 def absent_kafka(servers: Servers, own_folder: Path) -> Iterator[ApacheKafka]:
     """A broker that does not run yet, but whose address is known, and that creates no topic unasked."""
-    if servers.why_no_native_kafka is not None:
-        pytest.skip(f"needs Apache Kafka: {servers.why_no_native_kafka}")
+    leave_out_for(servers.why_no_native_kafka)
     broker = ApacheKafka(own_folder / "kafka", free_port(), auto_create_topics=False)
     yield broker
     broker.stop()
