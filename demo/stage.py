@@ -60,11 +60,12 @@ class Stage:
     api_url: str
     api_key: str
     bootstrap_servers: str
+    database_url: str
     service: ServiceProcess
 
 
 @contextmanager
-def stage(grace_seconds: float) -> Iterator[Stage]:
+def stage(grace_seconds: float, **further_settings: str) -> Iterator[Stage]:
     """Start PostgreSQL, Valkey, the Kafka mock and the service; stop them in the opposite order.
 
     Raises:
@@ -85,16 +86,26 @@ def stage(grace_seconds: float) -> Iterator[Stage]:
             "RESULTS_GRACE_SECONDS": f"{grace_seconds:g}",
             "OUTBOX_POLL_INTERVAL": "1",
             "LOG_LEVEL": "INFO",
+            **further_settings,
         }
-        run_tool(
-            "alembic upgrade head",
-            [sys.executable, "-m", "alembic", "--config", str(CHECKOUT / "alembic.ini"), "upgrade", "head"],
-            log=folder / "alembic.log",
-            timeout_seconds=_MIGRATION_TIMEOUT_SECONDS,
-            environment=_environment(settings),
-        )
+        migrate(postgres.url, log=folder / "alembic.log")
         service = running.enter_context(ServiceProcess(folder / "service", settings))
-        yield Stage(service.url, api_key, kafka.bootstrap_servers, service)
+        yield Stage(service.url, api_key, kafka.bootstrap_servers, postgres.url, service)
+
+
+def migrate(database_url: str, *, log: Path) -> None:
+    """Give a database the newest schema.
+
+    Raises:
+        ServerError: it failed; the message ends with the tail of the log.
+    """
+    run_tool(
+        "alembic upgrade head",
+        [sys.executable, "-m", "alembic", "--config", str(CHECKOUT / "alembic.ini"), "upgrade", "head"],
+        log=log,
+        timeout_seconds=_MIGRATION_TIMEOUT_SECONDS,
+        environment=_environment({"DATABASE_URL": database_url}),
+    )
 
 
 def _environment(settings: dict[str, str]) -> dict[str, str]:

@@ -1,0 +1,87 @@
+"""One replica of the service: a process of its own that is started, doomed, killed and looked at from outside."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from demo.stage import ServiceProcess
+from torture.waiting import TortureError, wait_until
+
+API_KEY = "key-of-the-torture"
+_CREDENTIALS = {"X-Internal-API-Key": API_KEY, "X-Service-ID": "api-gateway-service"}
+_REQUEST_SECONDS = 10.0
+
+
+class Replica(ServiceProcess):
+    """A process of the service; `settings` may be changed between its starts."""
+
+    def __init__(self, name: str, folder: Path, settings: dict[str, str]) -> None:
+        super().__init__(folder / name, {**settings, "INTERNAL_API_KEY": API_KEY})
+        self.label = name
+        self.settings = self._settings
+        self._awaited = True
+
+    def start_unawaited(self, **settings: str) -> None:
+        """Start it, with further settings for this one start, without waiting until it is ready: it may never be."""
+        usual = self._settings
+        self._settings, self._awaited = {**usual, **settings}, False
+        try:
+            self.start()
+        finally:
+            self._settings, self._awaited = usual, True
+
+    def _is_ready(self, process: subprocess.Popen[bytes], port: int) -> bool:
+        return not self._awaited or super()._is_ready(process, port)
+
+    def is_ready(self) -> bool:
+        """Whether /readyz says that it can serve."""
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=_REQUEST_SECONDS).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    def wait_until_ready(self, within: float = 60.0) -> None:
+        """Wait until /readyz says that it can serve."""
+        wait_until(self.is_ready, within=within, what=f"{self.label} is ready\n{self.log_tail()}")
+
+    def wait_for_death(self, within: float) -> int:
+        """Its exit status, once it ends; negative: the signal that ended it.
+
+        Raises:
+            TortureError: it lives on.
+        """
+        process = self._process
+        if process is None:
+            raise TortureError(f"{self.label} was not started")
+        try:
+            status = process.wait(within)
+        except subprocess.TimeoutExpired:
+            raise TortureError(f"{self.label} lives on after {within:g} s\n{self.log_tail()}") from None
+        self._process = None
+        return status
+
+    def get(self, path: str) -> httpx.Response:
+        """An answer of its API.
+
+        Raises:
+            httpx.HTTPError: there was none.
+        """
+        return httpx.get(f"{self.url}{path}", timeout=_REQUEST_SECONDS, headers=_CREDENTIALS)
+
+    def metric(self, sample: str) -> float:
+        """The value of one sample of its metrics, labels included; 0 where it has none or does not answer."""
+        try:
+            text = self.get("/metrics").text
+        except httpx.HTTPError:
+            return 0.0
+        values = [line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(f"{sample} ")]
+        return float(values[0]) if values else 0.0
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of one kind, of all its starts."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        found = [json.loads(line) for line in lines if line.startswith("{") and f'"{event}"' in line]
+        return [line for line in found if line.get("event") == event]
