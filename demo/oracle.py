@@ -142,13 +142,15 @@ class Announcements:
     """What must and what may be published about a batch, notifications left out (each follows its domain event).
 
     `possible` maps the identity of every results announcement that some order of arrival leads to, to the contents it
-    may have. One of `final` must be there; where `exact`, it is the only one. Each of `assessments` must be there.
+    may have. One of `final` must be there; where `exact`, it is the only one. `assessments` are possible likewise; those
+    of `certain_assessments` must be there.
     """
 
     possible: dict[str, list[Announcement]]
     final: tuple[str, ...]
     exact: bool
     assessments: dict[str, list[Announcement]]
+    certain_assessments: frozenset[str]
 
 
 def _identity(kind: str, *parts: str) -> str:
@@ -249,7 +251,7 @@ class Oracle:
             self.ends[data["batch_id"]].append(event)
             self.batch_heard[data["batch_id"]].append(event.time)
         elif event.topic == SPELLCHECK_OLDER:
-            self._note_spellcheck(event, data["system_metadata"]["parent_id"])
+            self._note_spellcheck(event, data["system_metadata"].get("parent_id"))
         elif event.topic == SPELLCHECK_RICH:
             self._note_spellcheck(event, data["batch_id"])
             self.spellcheck_metrics[data["entity_id"]].append(event)
@@ -267,7 +269,7 @@ class Oracle:
             self.placements[essay].append((event, batch_id))
             self.batch_heard[batch_id].append(event.time)
 
-    def _note_spellcheck(self, event: Event, batch_id: str) -> None:
+    def _note_spellcheck(self, event: Event, batch_id: str | None) -> None:
         data = event.data
         older = event.topic == SPELLCHECK_OLDER
         essay = data["system_metadata"]["entity_id"] if older else data["entity_id"]
@@ -339,8 +341,8 @@ class Oracle:
     def _note_ai_feedback(self, event: Event) -> None:
         data = event.data
         metadata = data["system_metadata"]
-        essay = str(metadata.get("entity_id") or data.get("entity_id"))
-        self._place(event, essay, metadata.get("parent_id") or data.get("parent_id"))
+        essay = metadata["entity_id"]
+        self._place(event, essay, metadata.get("parent_id"))
         details = data.get("feedback_details")
         shown = {
             "ai_feedback_storage_id": data.get("feedback_content_storage_id"),
@@ -597,7 +599,7 @@ class Oracle:
         finished a batch whose results were still to come.
         """
         if not self.registrations.get(batch_id):
-            return Announcements({}, (), True, {})
+            return Announcements({}, (), True, {}, frozenset())
         bases = set(self._reachable(batch_id, early_grace))
         final = self._final_basis(batch_id)
         finals: list[str] = []
@@ -612,7 +614,11 @@ class Oracle:
                 if content not in possible[basis.identity(batch_id)]:
                     possible[basis.identity(batch_id)].append(content)
         return Announcements(
-            dict(possible), tuple(finals), len(possible) <= len(finals[:1]), self._assessments(batch_id)
+            dict(possible),
+            tuple(finals),
+            len(possible) <= len(finals[:1]),
+            self._assessments(batch_id),
+            self._certain_assessments(batch_id),
         )
 
     def _final_instead(self, batch_id: str, bases: set[Basis]) -> list[str]:
@@ -730,6 +736,29 @@ class Oracle:
                 if any(entry["rank"] is not None for entry in summary) and content not in contents[identity]:
                     contents[identity].append(content)
         return {identity: each for identity, each in contents.items() if each}
+
+    def _certain_assessments(self, batch_id: str) -> frozenset[str]:
+        """Those that every order of arrival leads to: a form that ranks essays which are the batch's in the end.
+
+        Of several messages of one form for one job only the first to be folded is kept, so each must rank one.
+        """
+        of_batch, anchors = set(self.members.get(batch_id, ())), self.anchors.get(batch_id, set())
+        ranks_one: dict[tuple[str, str], list[bool]] = defaultdict(list)
+        for word in self.cj_words.get(batch_id, ()):
+            if word.topic == CJ_RICH:
+                ranked = {e["essay_id"]: e.get("rank") for e in word.data["essay_results"] if not e.get("is_anchor")}
+                scored = any(e.get("bt_score") is not None for e in word.data["essay_results"])
+                sure = any(rank is not None and essay not in anchors for essay, rank in ranked.items())
+            elif word.topic == CJ_COMPLETED:
+                ranked = {e["els_essay_id"]: e.get("rank") for e in word.data.get("rankings") or ()}
+                scored = any(e.get("score") is not None for e in word.data.get("rankings") or ())
+                sure = any(rank is not None and essay in of_batch for essay, rank in ranked.items())
+            else:
+                continue
+            if sure or scored or any(rank is not None for rank in ranked.values()):
+                identity = _identity("assessment", batch_id, str(word.data.get("cj_assessment_job_id")))
+                ranks_one[identity, word.topic].append(sure)
+        return frozenset(identity for (identity, _), each in ranks_one.items() if all(each))
 
     def _domain_event(
         self, topic: str, event_id: str, source: Event, name: str, batch_id: str, status: str, payload: Json

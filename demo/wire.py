@@ -6,7 +6,7 @@ Shares no code with the service: a mistake in the service's own contracts must n
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -33,16 +33,25 @@ PHASES = ("spellcheck", "cj_assessment", "nlp", "ai_feedback", "student_matching
 FINAL_STATUSES = ("completed_successfully", "completed_with_failures", "failed_critically", "cancelled")
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+MAX_DEPTH = 200
+"""JSON nested deeper is bad wherever it stands: a parser's limit, as RFC 8259 allows."""
+
+MAX_KEPT_DEPTH = 32
+_EARLIEST, _LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 _ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:?\d\d)")
+_PLAIN_UUID, _UUID = r"[0-9a-fA-F]{32}", r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_ANY_UUID = re.compile(rf"{_PLAIN_UUID}|{_UUID}|\{{{_UUID}\}}|urn:uuid:{_UUID}")
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Message(NamedTuple):
     """A Kafka message as a producer sends it; a null value is one of the things that go wrong."""
 
     topic: str
-    key: bytes
+    key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes]]
+    headers: Sequence[tuple[str, bytes | None]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +80,12 @@ def parse_time(text: object) -> datetime:
     if not isinstance(text, str) or not _ISO_TIME.fullmatch(text):
         raise BadMessage(f"not a time with offset: {text!r}")
     try:
-        return datetime.fromisoformat(text.upper()).astimezone(UTC)
+        time = datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise BadMessage(f"not a time: {text!r}") from error
+    if not _EARLIEST <= time <= _LATEST:
+        raise BadMessage(f"a time that no column holds in every time zone: {text}")
+    return time
 
 
 Check = Callable[[object], None]
@@ -82,7 +94,7 @@ Check = Callable[[object], None]
 def _text(value: object) -> None:
     if not isinstance(value, str):
         raise BadMessage(f"not a text: {value!r}")
-    if "\x00" in value or any(0xD800 <= ord(character) <= 0xDFFF for character in value):
+    if _UNSTORABLE.search(value):
         raise BadMessage(f"a NUL or a lone surrogate: {value!r}")
 
 
@@ -109,7 +121,11 @@ _rank = _whole(-(2**31), 2**31 - 1)
 def _real(value: object) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise BadMessage(f"not a number: {value!r}")
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # a whole number that is no double
+        finite = False
+    if not finite:
         raise BadMessage(f"not a finite number: {value!r}")
 
 
@@ -126,19 +142,26 @@ def _one_of(*words: str) -> Check:
     return check
 
 
-def _kept_json(value: object) -> None:
-    """Anything kept as it is: nothing in it may be what PostgreSQL cannot hold."""
+_whole_64_bits = _whole(-(2**63), 2**63 - 1)
+
+
+def _kept_json(value: object, depth: int = 1) -> None:
+    """Anything kept as it is: nothing in it may be what PostgreSQL cannot hold and give back."""
+    if depth > MAX_KEPT_DEPTH:
+        raise BadMessage("kept, and nested too deeply")
     if isinstance(value, dict):
         for name, member in value.items():
             _text(name)
-            _kept_json(member)
+            _kept_json(member, depth + 1)
     elif isinstance(value, list):
         for member in value:
-            _kept_json(member)
+            _kept_json(member, depth + 1)
     elif isinstance(value, str):
         _text(value)
     elif isinstance(value, float):
         _real(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        _whole_64_bits(value)
 
 
 def _object(value: object) -> None:
@@ -157,32 +180,25 @@ def _list_of(check: Check) -> Check:
     return check_list
 
 
-def _map_of(check: Check) -> Check:
-    def check_map(value: object) -> None:
-        if not isinstance(value, dict):
-            raise BadMessage(f"not an object: {value!r}")
-        for member in value.values():
-            if member is not None:
-                check(member)
+def _fields(
+    required: Mapping[str, Check],
+    optional: Mapping[str, Check] | None = None,
+    defaulted: Mapping[str, Check] | None = None,
+) -> Check:
+    """An object with these fields; an optional one may be absent or null, a defaulted one absent but not null.
 
-    return check_map
-
-
-def _fields(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
-    """An object with these fields; an optional one may be absent or null; unknown ones are ignored."""
+    Unknown fields are ignored.
+    """
+    checks = {**required, **(optional or {}), **(defaulted or {})}
 
     def check(value: object) -> None:
         if not isinstance(value, dict):
             raise BadMessage(f"not an object: {value!r}")
-        for name, check_field in required.items():
+        for name, check_field in checks.items():
             if name not in value:
-                raise BadMessage(f"{name} is missing")
-            try:
-                check_field(value[name])
-            except BadMessage as error:
-                raise BadMessage(f"{name}: {error}") from None
-        for name, check_field in (optional or {}).items():
-            if value.get(name) is not None:
+                if name in required:
+                    raise BadMessage(f"{name} is missing")
+            elif value[name] is not None or name not in (optional or ()):
                 try:
                     check_field(value[name])
                 except BadMessage as error:
@@ -191,8 +207,37 @@ def _fields(required: Mapping[str, Check], optional: Mapping[str, Check] | None 
     return check
 
 
-_error_info = _fields({}, {"error_code": _text, "error_message": _text, "error_type": _text, "context": _object})
-_system_metadata = _fields({}, {"entity_id": _id, "parent_id": _id, "error_info": _error_info})
+_error_texts = _fields({}, {"error_code": _text, "error_message": _text, "error_type": _text, "context": _object})
+_shown_metrics = {"word_count": _count, "mtld_score": _real, "first_order_coherence": _real}
+
+
+def _error_info(value: object) -> None:
+    _error_texts(value)
+    if isinstance(value, dict) and "error_message" not in value and value.get("message") is not None:
+        _text(value["message"])
+
+
+def _reference(value: object) -> None:
+    """An object of which one value is kept, an id: `storage_id`, else the first that says anything."""
+    if not isinstance(value, dict):
+        raise BadMessage(f"not an object: {value!r}")
+    said = [member for member in (value.get("storage_id"), *value.values()) if member is not None and member != ""]
+    if said:
+        _id(said[0])
+
+
+def _metrics(value: object) -> None:
+    """All are kept, whatever their names; some are shown by themselves too."""
+    _fields({}, _shown_metrics)(value)
+    if isinstance(value, dict):
+        for name, member in value.items():
+            _text(name)
+            if name not in _shown_metrics:
+                _kept_json(member)
+
+
+_work = _fields({}, {"error_info": _error_info})
+_work_on_an_essay = _fields({"entity_id": _id}, {"parent_id": _id, "error_info": _error_info})
 
 PAYLOADS: dict[str, Check] = {
     REGISTERED: _fields(
@@ -218,17 +263,14 @@ PAYLOADS: dict[str, Check] = {
         }
     ),
     SPELLCHECK_OLDER: _fields(
+        {"status": _text, "system_metadata": _work_on_an_essay},
         {
-            "status": _text,
-            "system_metadata": _fields({"entity_id": _id, "parent_id": _id}, {"error_info": _error_info}),
-        },
-        {
-            "storage_metadata": _fields({}, {"references": _map_of(_map_of(_text))}),
+            "storage_metadata": _fields({}, {"references": _fields({}, {"corrected_text": _reference})}),
             "corrections_made": _count,
         },
     ),
     SPELLCHECK_RICH: _fields(
-        {"entity_id": _id, "batch_id": _id, "status": _text, "system_metadata": _system_metadata},
+        {"entity_id": _id, "batch_id": _id, "status": _text, "system_metadata": _work},
         {
             "corrections_made": _count,
             "correction_metrics": _fields(
@@ -251,11 +293,11 @@ PAYLOADS: dict[str, Check] = {
         {
             "rankings": _list_of(_fields({"els_essay_id": _id}, {"rank": _rank, "score": _real})),
             "processing_summary": _fields(
-                {}, {"successful_essay_ids": _list_of(_id), "failed_essay_ids": _list_of(_id)}
+                {}, defaulted={"successful_essay_ids": _list_of(_id), "failed_essay_ids": _list_of(_id)}
             ),
         },
     ),
-    CJ_FAILED: _fields({"entity_id": _id, "system_metadata": _system_metadata}, {"cj_assessment_job_id": _id}),
+    CJ_FAILED: _fields({"entity_id": _id, "system_metadata": _work}, {"cj_assessment_job_id": _id}),
     CJ_RICH: _fields(
         {
             "batch_id": _id,
@@ -264,7 +306,6 @@ PAYLOADS: dict[str, Check] = {
                 _fields(
                     {"essay_id": _id},
                     {
-                        "is_anchor": _flag,
                         "rank": _rank,
                         "bt_score": _real,
                         "letter_grade": _text,
@@ -272,6 +313,7 @@ PAYLOADS: dict[str, Check] = {
                         "confidence_score": _real,
                         "confidence_label": _text,
                     },
+                    defaulted={"is_anchor": _flag},
                 )
             ),
         },
@@ -286,7 +328,7 @@ PAYLOADS: dict[str, Check] = {
         {"processing_duration_seconds": _real, "successful_essay_count": _count, "failed_essay_count": _count},
     ),
     NLP: _fields(
-        {"essay_id": _id, "nlp_metrics": _object},
+        {"essay_id": _id, "nlp_metrics": _metrics},
         {
             "parent_id": _id,
             "grammar_analysis": _fields({}, {"error_count": _count}),
@@ -294,28 +336,34 @@ PAYLOADS: dict[str, Check] = {
         },
     ),
     AI_FEEDBACK: _fields(
-        {"status": _text, "system_metadata": _system_metadata},
-        {
-            "entity_id": _id,
-            "parent_id": _id,
-            "feedback_details": _object,
-            "feedback_content_storage_id": _id,
-            "additional_metrics": _object,
-        },
+        {"status": _text, "system_metadata": _work_on_an_essay},
+        {"feedback_details": _object, "feedback_content_storage_id": _id, "additional_metrics": _object},
     ),
 }
 
 
-def _names_an_essay(data: object) -> None:
-    if isinstance(data, dict) and not (data["system_metadata"].get("entity_id") or data.get("entity_id")):
-        raise BadMessage("names no essay")
-
-
 def _uuid(value: object) -> UUID:
-    try:
-        return UUID(value) if isinstance(value, str) else UUID(int=-1)
-    except ValueError:
-        raise BadMessage(f"not a UUID: {value!r}") from None
+    if not isinstance(value, str) or not _ANY_UUID.fullmatch(value):
+        raise BadMessage(f"not a UUID: {value!r}")
+    return UUID(value)
+
+
+def _depth(value: object) -> int:
+    """How many lists and objects stand one in another."""
+    depth, level = 0, [value]
+    while level := [member for member in level if isinstance(member, dict | list)]:
+        depth += 1
+        level = [member for each in level for member in (each.values() if isinstance(each, dict) else each)]
+    return depth
+
+
+def _traceparent(message: Message, metadata: dict[str, Any]) -> str | None:
+    """The first well-formed one of the headers, else the metadata's."""
+    stated = [value.decode("latin-1") for name, value in message.headers if name == "traceparent" and value is not None]
+    for candidate in (*stated, metadata.get("traceparent")):
+        if isinstance(candidate, str) and _TRACEPARENT.fullmatch(candidate):
+            return candidate
+    return None
 
 
 def read(message: Message) -> Event:
@@ -325,9 +373,12 @@ def read(message: Message) -> Event:
     if len(message.value) > MAX_MESSAGE_BYTES:
         raise BadMessage("too large")
     try:
-        envelope = json.loads(message.value.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        text = message.value.decode("utf-8")
+        envelope = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError also for a whole number of more than 4,300 digits
         raise BadMessage(f"not UTF-8 JSON: {error}") from None
+    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(envelope) > MAX_DEPTH:
+        raise BadMessage("nested too deeply")
     if not isinstance(envelope, dict):
         raise BadMessage("not an object")
     for name in ("event_id", "event_type", "event_timestamp", "source_service", "correlation_id", "data"):
@@ -335,22 +386,19 @@ def read(message: Message) -> Event:
             raise BadMessage(f"{name} is missing")
     if envelope["event_type"] != message.topic:
         raise BadMessage(f"event_type {envelope['event_type']!r} is not the topic")
-    schema_version = envelope.get("schema_version", 1)
-    if schema_version != 1 or isinstance(schema_version, bool):
-        raise BadMessage(f"schema_version {schema_version!r}")
+    _whole(1, 1)(envelope.get("schema_version", 1))
+    if not isinstance(envelope.get("data_schema_uri"), str | None):
+        raise BadMessage("data_schema_uri is not a text")
     metadata = envelope.get("metadata")
     if metadata is not None and not isinstance(metadata, dict):
         raise BadMessage("metadata is not an object")
     _text(envelope["source_service"])
     PAYLOADS[message.topic](envelope["data"])
-    if message.topic == AI_FEEDBACK:
-        _names_an_essay(envelope["data"])
-    header = dict(message.headers).get("traceparent")
     return Event(
         topic=message.topic,
         id=_uuid(envelope["event_id"]),
         time=parse_time(envelope["event_timestamp"]),
         correlation_id=str(_uuid(envelope["correlation_id"])),
-        traceparent=header.decode() if header else (metadata or {}).get("traceparent"),
+        traceparent=_traceparent(message, metadata or {}),
         data=envelope["data"],
     )

@@ -14,6 +14,7 @@ from result_aggregator_service.domain.event import Clock, Event
 
 # W3C Trace Context, section 3.2: version, trace id, parent id, flags.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_ERRORS_TOLD = 5
 
@@ -80,9 +81,8 @@ class Decoder:
             raise InvalidMessageError(InvalidReason.NOT_UTF8, str(error)) from None
         envelope = self._validate(self._envelopes[record.topic], text)
         if envelope.event_type != record.topic:
-            raise InvalidMessageError(
-                InvalidReason.WRONG_TOPIC, f"event_type is {envelope.event_type[:255]!r} on topic {record.topic!r}"
-            )
+            said = envelope.event_type if _TOPIC_NAME.fullmatch(envelope.event_type) else "no topic's name"
+            raise InvalidMessageError(InvalidReason.WRONG_TOPIC, f"event_type is {said} on topic {record.topic}")
         return Event(
             clock=Clock(envelope.event_timestamp, envelope.event_id),
             topic=record.topic,
@@ -96,16 +96,14 @@ class Decoder:
         try:
             return model.model_validate_json(text)
         except ValidationError as error:
-            if error.errors(include_url=False, include_input=False)[0]["type"] != "json_invalid":
-                raise InvalidMessageError(InvalidReason.WRONG_SCHEMA, _told(error)) from None
-            refused = error
-        mended = _without_lone_surrogates(text)
+            refused = _invalid(error)
+        mended = _without_lone_surrogates(text) if refused.reason is InvalidReason.NOT_JSON else None
         if mended is None:
-            raise InvalidMessageError(InvalidReason.NOT_JSON, _told(refused))
+            raise refused
         try:
             return model.model_validate_json(mended)
         except ValidationError as error:
-            raise InvalidMessageError(InvalidReason.WRONG_SCHEMA, _told(error)) from None
+            raise _invalid(error) from None
 
 
 def _without_lone_surrogates(text: str) -> str | bytes | None:
@@ -121,13 +119,16 @@ def _without_lone_surrogates(text: str) -> str | bytes | None:
     return _LONE_SURROGATE.sub("\\\\u0000", escaped) if _LONE_SURROGATE.search(escaped) else None
 
 
-def _told(error: ValidationError) -> str:
-    """What pydantic found, without the values: they may be long, or an essay's text."""
+def _invalid(error: ValidationError) -> InvalidMessageError:
+    """What pydantic found, on one line and without the values: they may be long, or an essay's text."""
     problems = error.errors(include_url=False, include_input=False, include_context=False)
     told = [f"{'.'.join(map(str, p['loc'])) or 'message'}: {p['msg']}" for p in problems[:_MAX_ERRORS_TOLD]]
     if len(problems) > _MAX_ERRORS_TOLD:
         told.append(f"and {len(problems) - _MAX_ERRORS_TOLD} more")
-    return "; ".join(told)
+    # Pydantic quotes the character that spoils a UUID.
+    detail = "".join(character if character.isprintable() else "\ufffd" for character in "; ".join(told))
+    no_json = problems[0]["type"] == "json_invalid"
+    return InvalidMessageError(InvalidReason.NOT_JSON if no_json else InvalidReason.WRONG_SCHEMA, detail)
 
 
 def _traceparent(headers: Sequence[tuple[str, bytes | None]], metadata: dict[str, object] | None) -> str | None:

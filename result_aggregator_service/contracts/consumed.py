@@ -1,8 +1,8 @@
 """Payloads of the consumed messages: the fields this service keeps, and those it decides by."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from result_aggregator_service.contracts.enums import Phase
@@ -13,9 +13,10 @@ from result_aggregator_service.contracts.fields import (
     Id,
     Int32,
     JsonObject,
+    ListOf,
     Real,
-    StorableJson,
     Text,
+    check_storable,
 )
 
 
@@ -50,7 +51,7 @@ def _storage_id(reference: object) -> object:
     return next((value for value in values if value not in (None, "")), None)
 
 
-StorageId = Annotated[Text | None, BeforeValidator(_storage_id)]
+StorageId = Annotated[Id | None, BeforeValidator(_storage_id)]
 """A reference, an object of strings, by its `storage_id`, else its first value; its other values are not kept."""
 
 
@@ -77,12 +78,12 @@ class BatchEssaysRegistered(WireModel):
     entity_id: Id
     user_id: Id
     expected_essay_count: Count
-    essay_ids: list[Id]
+    essay_ids: ListOf[Id]
     course_code: Text | None = None
     class_id: Id | None = None
     org_id: Id | None = None
     student_prompt_ref: JsonObject | None = None
-    requested_pipelines: list[Text] | None = None
+    requested_pipelines: ListOf[Text] | None = None
 
 
 class EssaySlotAssigned(WireModel):
@@ -107,8 +108,8 @@ class BatchPhaseOutcome(WireModel):
     batch_id: Id
     phase_name: Phase
     phase_status: FinalStatus
-    processed_essays: list[ProcessedEssay]
-    failed_essay_ids: list[Id]
+    processed_essays: ListOf[ProcessedEssay]
+    failed_essay_ids: ListOf[Id]
 
 
 class SpellcheckCompleted(WireModel):
@@ -155,8 +156,8 @@ class Ranking(WireModel):
 class ProcessingSummary(WireModel):
     """What the thin form says instead of rankings."""
 
-    successful_essay_ids: list[Id] = Field(default_factory=list)
-    failed_essay_ids: list[Id] = Field(default_factory=list)
+    successful_essay_ids: ListOf[Id] = Field(default_factory=list)
+    failed_essay_ids: ListOf[Id] = Field(default_factory=list)
 
 
 class CJAssessmentCompleted(WireModel):
@@ -164,7 +165,7 @@ class CJAssessmentCompleted(WireModel):
 
     entity_id: Id
     cj_assessment_job_id: Id
-    rankings: list[Ranking] | None = None
+    rankings: ListOf[Ranking] | None = None
     processing_summary: ProcessingSummary | None = None
 
 
@@ -201,7 +202,7 @@ class AssessmentResult(WireModel):
     batch_id: Id
     cj_assessment_job_id: Id
     assignment_id: Id | None = None
-    essay_results: list[EssayResult]
+    essay_results: ListOf[EssayResult]
     assessment_metadata: AssessmentMetadata | None = None
 
 
@@ -209,7 +210,7 @@ class BatchPipelineCompleted(WireModel):
     """BOS: a pipeline over the batch ended."""
 
     batch_id: Id
-    completed_phases: list[Phase]
+    completed_phases: ListOf[Phase]
     final_status: FinalStatus
     processing_duration_seconds: Real | None = None
     successful_essay_count: Count | None = None
@@ -220,11 +221,15 @@ class NlpMetrics(WireModel):
     """An essay's text metrics: the ones shown by themselves; all of them are kept, whatever their names."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, StorableJson]
 
     word_count: Count | None = None
     mtld_score: Real | None = None
     first_order_coherence: Real | None = None
+
+    @model_validator(mode="after")
+    def _others_are_storable(self) -> Self:
+        check_storable(self.model_extra, 0)
+        return self
 
 
 class GrammarAnalysis(WireModel):

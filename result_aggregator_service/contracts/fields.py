@@ -5,7 +5,7 @@ Pydantic reading JSON lets through NUL, NaN, 1e999, "5" or true for an int, and 
 
 import math
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field, GetPydanticSchema, JsonValue, StringConstraints
 from pydantic_core import PydanticCustomError, core_schema
@@ -21,6 +21,11 @@ _NO_NUL = r"^[^\x00]*$"
 _EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 _LATEST = datetime(9999, 12, 30, tzinfo=UTC)
 _ISO_TIME = r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:?\d{2})$"
+
+Element = TypeVar("Element")
+
+ListOf = Annotated[list[Element], Field(fail_fast=True)]
+"""A list; only its first bad element is told of: a large message may hold millions, each a kilobyte to tell."""
 
 Text = Annotated[str, StringConstraints(strict=True, pattern=_NO_NUL)]
 """Any text PostgreSQL can hold: no NUL. Lone surrogates do not survive decoding (see `consumer.decoder`)."""
@@ -71,16 +76,21 @@ def seconds_between(start: datetime, end: datetime) -> float:
     return max((end - start) / timedelta(seconds=1), 0.0)
 
 
-def _check_storable(value: JsonValue, depth: int) -> None:
+def check_storable(value: JsonValue, depth: int) -> None:
+    """Check that a `jsonb` column takes the value, found at `depth`, and gives it back.
+
+    Raises:
+        PydanticCustomError: it does not.
+    """
     if depth > MAX_JSON_DEPTH:
         raise PydanticCustomError("json_too_deep", "nested deeper than {limit} levels", {"limit": MAX_JSON_DEPTH})
     if isinstance(value, dict):
         for key, member in value.items():
-            _check_storable(key, depth)
-            _check_storable(member, depth + 1)
+            check_storable(key, depth)
+            check_storable(member, depth + 1)
     elif isinstance(value, list):
         for member in value:
-            _check_storable(member, depth + 1)
+            check_storable(member, depth + 1)
     elif isinstance(value, str):
         if "\x00" in value:
             raise PydanticCustomError("string_with_nul", "text holds a NUL or a lone surrogate")
@@ -92,15 +102,12 @@ def _check_storable(value: JsonValue, depth: int) -> None:
 
 
 def _storable(value: Any) -> Any:
-    _check_storable(value, 1)
+    check_storable(value, 1)
     return value
 
 
-StorableJson = Annotated[JsonValue, AfterValidator(_storable)]
-"""Any JSON that a `jsonb` column takes and gives back: finite numbers, 64-bit integers, no NUL, bounded depth."""
-
 JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_storable)]
-"""The same, an object."""
+"""An object that a `jsonb` column takes and gives back: finite numbers, 64-bit integers, no NUL, bounded depth."""
 
 
 def _final(value: BatchStatus) -> BatchStatus:

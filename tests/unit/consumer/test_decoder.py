@@ -103,12 +103,33 @@ def test_the_error_names_the_field_and_not_its_value() -> None:
 
 def test_of_many_errors_only_some_are_told() -> None:
     error = refused(b"{}")
+    assert len(error.detail) < 1000
+    assert "and 1 more" in error.detail
+
+
+def test_of_a_list_only_the_first_bad_element_is_told_so_that_millions_cost_neither_time_nor_memory() -> None:
     many = {
         **consumed("els_batch_phase_outcome.spellcheck"),
-        "data": {"failed_essay_ids": [0] * 50, "processed_essays": [], "batch_id": "b", "phase_name": "spellcheck"},
+        "data": {"failed_essay_ids": [0] * 50, "processed_essays": [{}] * 50, "batch_id": "b", "phase_name": "nlp"},
     }
-    assert len(error.detail) < 1000
-    assert "and 46 more" in refused(many, BATCH_PHASE_OUTCOME).detail
+    detail = refused(many, BATCH_PHASE_OUTCOME).detail
+    assert "data.failed_essay_ids.0" in detail
+    assert "data.processed_essays.0.essay_id" in detail
+    assert ".1" not in detail
+    message = consumed("essay_nlp_completed")
+    message["data"]["nlp_metrics"] = dict.fromkeys(map(str, range(50)), float("nan"))
+    assert refused(message, ESSAY_NLP_COMPLETED).detail == "data.nlp_metrics: number is not finite"
+
+
+@pytest.mark.parametrize("odd", [r"\u0000", r"\ud800", r"\n\r", r"\u2028"])
+def test_the_error_is_one_line_that_any_column_holds(odd: str) -> None:
+    for field in ("event_id", "event_type"):
+        detail = refused(json.dumps(slot(**{field: "MARK"})).replace("MARK", odd).encode()).detail
+        assert detail.isprintable()
+
+
+def test_the_error_quotes_no_text_that_is_no_topics_name() -> None:
+    assert "teacher" not in refused(slot(event_type="Dear teacher, once upon a time")).detail
 
 
 def test_a_message_that_calls_itself_by_another_topics_name_is_bad() -> None:
