@@ -1,20 +1,24 @@
-"""Servers for development and tests without Docker: PostgreSQL, Valkey, a Kafka mock and Apache Kafka.
+"""Servers for development and tests without Docker: PostgreSQL, Valkey, a Kafka mock, Apache Kafka; and faults.
 
 Nothing here imports the service, and every server started here ends with the process that started it.
 """
 
-from embedded.apache_kafka import ApacheKafka
+from embedded.apache_kafka import ApacheKafka, ApacheKafkaCluster
 from embedded.mock_kafka import MockKafka
 from embedded.postgres import EmbeddedPostgres
-from embedded.process import ServerError, ServerProcess, server_folder
+from embedded.process import ServerError, ServerProcess, free_port, server_folder
+from embedded.tcp_proxy import TcpProxy
 from embedded.valkey import EmbeddedValkey
 
 __all__ = [
     "ApacheKafka",
+    "ApacheKafkaCluster",
     "EmbeddedPostgres",
     "EmbeddedValkey",
     "MockKafka",
     "ServerError",
     "ServerProcess",
+    "TcpProxy",
+    "free_port",
     "server_folder",
 ]

@@ -13,9 +13,11 @@ import subprocess
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 from typing import ClassVar
 
 from embedded.process import LOOPBACK, ServerError, ServerProcess, first_closed_folder, launch, run_tool
+from embedded.small_disk import SmallDisk, why_no_small_disk
 
 _SUPERUSER = "postgres"
 _INITDB_TIMEOUT_SECONDS = 120.0
@@ -28,6 +30,11 @@ class EmbeddedPostgres(ServerProcess):
 
     `durable=False` turns off fsync and full-page writes, which makes tests faster: what was committed still survives a
     killed server, but not a machine that loses power. `settings` are further lines of postgresql.conf.
+
+    With `small_disk`, a number of bytes, the tables of all databases lie on a disk of that size, which `fill_disk`
+    fills; an empty cluster takes 21 MB of it, a further database 7. The WAL and the rest lie in `data_dir`: a full disk
+    below the WAL stops the server. The small disk outlasts stops and kills, and is gone with the tables when the
+    `with` block ends.
     """
 
     name: ClassVar[str] = "PostgreSQL"
@@ -41,8 +48,11 @@ class EmbeddedPostgres(ServerProcess):
         *,
         durable: bool = True,
         settings: dict[str, str] | None = None,
+        small_disk: int | None = None,
     ) -> None:
         super().__init__(data_dir, port)
+        self._disk_bytes = small_disk
+        self._disk: SmallDisk | None = None
         self._settings = {
             "listen_addresses": LOOPBACK,
             "unix_socket_directories": "",
@@ -59,9 +69,9 @@ class EmbeddedPostgres(ServerProcess):
         """SQLAlchemy's URL of the database `postgres`, as a superuser."""
         return self.url_for("postgres")
 
-    def url_for(self, database: str) -> str:
-        """SQLAlchemy's URL of a database that need not exist."""
-        port = self.port
+    def url_for(self, database: str, *, port: int | None = None) -> str:
+        """SQLAlchemy's URL of a database that need not exist; `port` is that of a proxy before the server."""
+        port = self.port if port is None else port
         return f"postgresql+asyncpg://{_SUPERUSER}:{self.password}@{LOOPBACK}:{port}/{database}"
 
     @property
@@ -87,6 +97,17 @@ class EmbeddedPostgres(ServerProcess):
             os.chown(self.data_dir, user_id, group_id)
         if not (self._cluster / "PG_VERSION").exists():
             self._make_cluster()
+        if self._disk is None:
+            if self._on_small_disk.exists():
+                raise ServerError(f"the tables of {self._cluster} were on a small disk, which is gone")
+            if self._disk_bytes is not None:
+                user = _user_to_run_under() or (os.geteuid(), os.getegid())
+                self._disk = SmallDisk(self._cluster / "base", self._disk_bytes, user)
+                self._on_small_disk.touch()
+
+    @property
+    def _on_small_disk(self) -> Path:
+        return self.data_dir / "tables-on-small-disk"
 
     def _make_cluster(self) -> None:
         # Made under another name, so that one that was cut short is not taken for a cluster.
@@ -97,8 +118,7 @@ class EmbeddedPostgres(ServerProcess):
         password_file.touch(mode=0o600)
         password_file.write_text(secrets.token_hex(16) + "\n")
         user = _user_to_run_under()
-        if user is not None:
-            os.chown(password_file, *user)
+        _give_to_server(password_file)
         command = [str(self._binary("initdb")), "--pgdata", str(unfinished), "--username", _SUPERUSER]
         command += ["--pwfile", str(password_file), "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"]
         # Not synced: a cluster that is lost with the machine before it holds anything is no loss.
@@ -111,10 +131,12 @@ class EmbeddedPostgres(ServerProcess):
         for setting, value in self._settings.items():
             command += ["-c", f"{setting}={value}"]
         self._launched_at = int(time.time())
-        return launch(command, log=self.log, user=_user_to_run_under())
+        namespace = None if self._disk is None else self._disk.namespace
+        return launch(command, log=self.log, user=_user_to_run_under(), namespace=namespace)
 
     def _is_ready(self, process: subprocess.Popen[bytes], port: int) -> bool:
-        # What pg_ctl reads: pid, start time and state of the server, or of an earlier one that was killed.
+        # What pg_ctl reads: pid, start time and state of the server, or of an earlier one that was killed. A standby is
+        # "ready" too, once it can be read from.
         try:
             lines = (self._cluster / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -122,6 +144,63 @@ class EmbeddedPostgres(ServerProcess):
         if len(lines) < 8 or lines[0].strip() != str(process.pid) or int(lines[2]) < self._launched_at:
             return False
         return lines[7].strip() == "ready"
+
+    # A failover.
+
+    def restart_read_only(self) -> None:
+        """Stop it and start it as a hot standby on the same port and data: it reads, and refuses writes (25006).
+
+        It stays one, over further stops and starts, until `promote`.
+        """
+        self.stop()
+        signal_file = self._cluster / "standby.signal"
+        signal_file.touch()
+        _give_to_server(signal_file)
+        self.start()
+
+    def promote(self) -> None:
+        """Let the standby take writes again; its connections stay. Returns when it does.
+
+        Raises:
+            ServerError: it does not run as a standby, or did not take over within `start_timeout_seconds`.
+        """
+        command = [str(self._binary("pg_ctl")), "promote", "--wait", "--pgdata", str(self._cluster)]
+        user = _user_to_run_under()
+        run_tool("pg_ctl promote", command, log=self.log, timeout_seconds=self.start_timeout_seconds, user=user)
+
+    # A full disk.
+
+    @staticmethod
+    def why_no_small_disk() -> str | None:
+        """What keeps this machine from a server with a `small_disk`, or None if nothing."""
+        return why_no_small_disk()
+
+    def fill_disk(self) -> None:
+        """Take every free block of the small disk: what makes a table grow fails (53100) until `free_disk`."""
+        self._small_disk().fill()
+
+    def free_disk(self) -> None:
+        """Give back what `fill_disk` took."""
+        self._small_disk().free()
+
+    @property
+    def free_disk_bytes(self) -> int:
+        return self._small_disk().free_bytes
+
+    def _small_disk(self) -> SmallDisk:
+        if self._disk is None:
+            raise ServerError("PostgreSQL has no small disk, or was not started yet")
+        return self._disk
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            super().__exit__(kind, error, traceback)
+        finally:
+            disk, self._disk = self._disk, None
+            if disk is not None:
+                disk.close()
 
     def _binary(self, name: str) -> Path:
         """A program of the wheel; as root, of a copy of it where the stand-in user cannot get to the wheel."""
@@ -144,6 +223,12 @@ class EmbeddedPostgres(ServerProcess):
                     shutil.copytree(part, unfinished / part.name, ignore=_NOT_COPIED)
             unfinished.rename(copy)
         return copy / package.name
+
+
+def _give_to_server(path: Path) -> None:
+    user = _user_to_run_under()
+    if user is not None:
+        os.chown(path, *user)
 
 
 def _user_to_run_under() -> tuple[int, int] | None:

@@ -147,14 +147,16 @@ def launch(
     log: Path,
     environment: dict[str, str] | None = None,
     user: tuple[int, int] | None = None,
+    namespace: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `command` so that it ends with this process, is out of reach of the terminal's Ctrl-C, and logs to a file.
 
-    It works in the folder of its log. `user` is a user id and a group id to run under (for root only). The first item
-    of `command` is an absolute path.
+    It works in the folder of its log. `user` is a user id and a group id to run under (for root only), `namespace` the
+    pid of a process whose mounts it is to see. The first item of `command` is an absolute path.
     """
     user_id, group_id = ("-", "-") if user is None else (str(user[0]), str(user[1]))
-    launcher = [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), user_id, group_id, *command]
+    conditions = [str(os.getpid()), "-" if namespace is None else str(namespace), user_id, group_id]
+    launcher = [sys.executable, "-I", "-S", str(_LAUNCH), *conditions, *command]
 
     def fork() -> subprocess.Popen[bytes]:
         with log.open("ab") as output:

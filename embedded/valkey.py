@@ -16,26 +16,30 @@ _PROBE_TIMEOUT_SECONDS = 1.0
 
 
 class EmbeddedValkey(ServerProcess):
+    """A Valkey server. `settings` are of valkey.conf: with `maxmemory` it can be full, and then refuses every write."""
+
     name: ClassVar[str] = "Valkey"
     stop_timeout_seconds: ClassVar[float] = 10.0
 
-    def __init__(self, data_dir: Path, port: int | None = None) -> None:
+    def __init__(self, data_dir: Path, port: int | None = None, *, settings: dict[str, str] | None = None) -> None:
         super().__init__(data_dir, port)
+        self._settings = {"save": "", "appendonly": "no", "maxmemory-policy": "noeviction", **(settings or {})}
 
     @property
     def url(self) -> str:
-        return f"redis://{LOOPBACK}:{self.port}/0"
+        return self.url_for(0)
 
-    def url_for(self, database: int) -> str:
-        """The URL of one of its 16 databases."""
-        return f"redis://{LOOPBACK}:{self.port}/{database}"
+    def url_for(self, database: int, *, port: int | None = None) -> str:
+        """The URL of one of its 16 databases; `port` is that of a proxy before the server."""
+        return f"redis://{LOOPBACK}:{self.port if port is None else port}/{database}"
 
     def _prepare(self, port: int) -> None:
         pass
 
     def _launch(self, port: int) -> subprocess.Popen[bytes]:
         command = [str(_server_binary()), "--bind", LOOPBACK, "--port", str(port), "--dir", str(self.data_dir)]
-        command += ["--save", "", "--appendonly", "no", "--daemonize", "no"]
+        for setting, value in self._settings.items():
+            command += [f"--{setting}", value]
         return launch(command, log=self.log)
 
     def _is_ready(self, process: subprocess.Popen[bytes], port: int) -> bool:
