@@ -13,7 +13,7 @@ export PDM_LOG_DIR := $(CURDIR)/.tools/log
 export PDM_IGNORE_ACTIVE_VENV := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration check format coverage clean
+.PHONY: help setup demo test test-unit test-integration torture check format coverage clean
 
 help: ## list what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -43,6 +43,9 @@ test-unit: setup ## what needs no server
 
 test-integration: setup ## what talks to servers
 	$(RUN) test-integration
+
+torture: setup ## real faults under real traffic, the long form (ONLY="outages replay", SEED=1, ROUNDS=1)
+	$(RUN) torture $(ONLY) --seed $(or $(SEED),1) --rounds $(or $(ROUNDS),1)
 
 coverage: setup ## the whole suite, with branch coverage of the package
 	$(RUN) coverage

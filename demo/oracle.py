@@ -142,8 +142,8 @@ class Announcements:
     """What must and what may be published about a batch, notifications left out (each follows its domain event).
 
     `possible` maps the identity of every results announcement that some order of arrival leads to, to the contents it
-    may have. One of `final` must be there; where `exact`, it is the only one. `assessments` are possible likewise; those
-    of `certain_assessments` must be there.
+    may have. One of `final` must be there; where `exact`, it is the only one. `assessments` are possible likewise, and
+    `certain_assessments` must be there.
     """
 
     possible: dict[str, list[Announcement]]

@@ -42,8 +42,12 @@ class ServiceProcess(ServerProcess):
     def _prepare(self, port: int) -> None:
         pass
 
+    def environment(self) -> dict[str, str]:
+        """The environment of the process; also that of a command which works on the same deployment."""
+        return _environment(self._settings)
+
     def _launch(self, port: int) -> subprocess.Popen[bytes]:
-        environment = _environment({**self._settings, "PORT": str(port), "METRICS_PORT": str(free_port())})
+        environment = {**self.environment(), "PORT": str(port), "METRICS_PORT": str(free_port())}
         return launch([sys.executable, "-m", "result_aggregator_service"], log=self.log, environment=environment)
 
     def _is_ready(self, process: subprocess.Popen[bytes], port: int) -> bool:

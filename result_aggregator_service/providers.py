@@ -14,6 +14,7 @@ from result_aggregator_service.cache.idempotency import IdempotencyMarks, RedisI
 from result_aggregator_service.cache.poison_pills import NoPoisonPills, PoisonPills, RedisPoisonPills
 from result_aggregator_service.consumer.consumer import Consumer
 from result_aggregator_service.consumer.decoder import Decoder
+from result_aggregator_service.consumer.poll_handler import PollHandler
 from result_aggregator_service.jobs.grace import GraceKeeper
 from result_aggregator_service.jobs.housekeeping import Housekeeper, Invalidator
 from result_aggregator_service.observability.metrics import Metrics
@@ -138,7 +139,7 @@ class ProjectionProvider(Provider):
         return Projector(database, inbox, repository, completion, quarantine, marks)
 
     @provide
-    def consumer(
+    def poll_handler(
         self,
         settings: Settings,
         decoder: Decoder,
@@ -146,10 +147,18 @@ class ProjectionProvider(Provider):
         invalidator: Invalidator,
         poison_pills: PoisonPills,
         metrics: Metrics,
-    ) -> Consumer:
-        breaker = _breaker("postgres", metrics)
-        return Consumer(settings, decoder, projector, invalidator, poison_pills, metrics, breaker)
+    ) -> PollHandler:
+        return PollHandler(
+            decoder,
+            projector,
+            invalidator,
+            poison_pills,
+            metrics,
+            _breaker("postgres", settings.database_breaker_seconds, metrics),
+            raise_on_deserialization_error=settings.raise_on_deserialization_error,
+        )
 
+    consumer = provide(Consumer)
     invalidator = provide(Invalidator)
     grace_keeper = provide(GraceKeeper)
     housekeeper = provide(Housekeeper)
@@ -165,7 +174,7 @@ class PublishingProvider(Provider):
 
     @provide
     def relay(self, settings: Settings, database: Database, outbox: OutboxManager, metrics: Metrics) -> Relay:
-        return Relay(settings, database, outbox, metrics, _breaker("kafka", metrics))
+        return Relay(settings, database, outbox, metrics, _breaker("kafka", settings.outbox_breaker_seconds, metrics))
 
 
 class SupervisionProvider(Provider):
@@ -223,10 +232,10 @@ def create_container(settings: Settings, *swapped: Provider) -> AsyncContainer:
     )
 
 
-def _breaker(name: str, metrics: Metrics) -> CircuitBreaker:
+def _breaker(name: str, seconds_open: float, metrics: Metrics) -> CircuitBreaker:
     gauge = metrics.circuit_breaker_state.labels(name)
 
     def note(state: BreakerState) -> None:
         gauge.set(state)
 
-    return CircuitBreaker(on_change=note)
+    return CircuitBreaker(seconds_open=seconds_open, on_change=note)

@@ -14,6 +14,7 @@ import structlog
 import uvicorn
 
 from result_aggregator_service.app import create_app, create_metrics_app
+from result_aggregator_service.failpoints import arm
 from result_aggregator_service.providers import create_container
 from result_aggregator_service.settings import Settings, SettingsError
 from result_aggregator_service.supervisor import Supervisor
@@ -46,6 +47,9 @@ async def serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
+    arm(settings.failpoints)
+    if settings.failpoints:
+        _log.warning("failpoints_armed", failpoints=[str(armed.point) for armed in settings.failpoints])
     container = create_container(settings)
     try:
         supervisor = await container.get(Supervisor)

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError
 
 from result_aggregator_service import __version__
 from result_aggregator_service.contracts.enums import Phase
+from result_aggregator_service.failpoints import Armed
 
 PREFIX = "RESULT_AGGREGATOR_SERVICE_"
 DEVELOPMENT_API_KEY = "development-only-key"
@@ -123,6 +124,7 @@ class Settings(DatabaseSettings):
     database_pool_size: int = Field(default=20, ge=1)
     database_max_overflow: int = Field(default=10, ge=0)
     database_command_timeout_seconds: Seconds = 30.0
+    database_breaker_seconds: Seconds = 5.0
 
     # Kafka
     kafka_bootstrap_servers: str = Field(default="localhost:9092", min_length=1)
@@ -172,8 +174,26 @@ class Settings(DatabaseSettings):
     outbox_batch_size: int = Field(default=100, ge=1)
     outbox_max_attempts: int = Field(default=5, ge=1)
     outbox_send_timeout_seconds: Seconds = 30.0
+    outbox_breaker_seconds: Seconds = 30.0
     outbox_retention_hours: float = Field(default=24.0, gt=0)
     outbox_parked_key_policy: Literal["block", "skip"] = "block"
+
+    # tests of crashes
+    failpoints: Annotated[tuple[Armed, ...], NoDecode] = ()
+
+    @field_validator("failpoints", mode="before")
+    @classmethod
+    def _failpoints(cls, value: Any) -> Any:
+        """Words separated by commas."""
+        if not isinstance(value, str):
+            return value
+        return tuple(Armed.parse(word.strip()) for word in value.split(",") if word.strip())
+
+    @model_validator(mode="after")
+    def _no_failpoints_in_production(self) -> Self:
+        if self.failpoints and self.environment == "production":
+            raise ValueError("FAILPOINTS: not where ENVIRONMENT is production, as it is unless set: unset FAILPOINTS")
+        return self
 
     @field_validator("allowed_service_ids", "expected_phases", mode="before")
     @classmethod

@@ -3,70 +3,34 @@
 A retried message goes the way of a fresh one; it leaves quarantine only after its effects have committed.
 """
 
-import asyncio
 import shutil
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any
 
 import click
 import orjson
 from dishka import AsyncContainer
-from sqlalchemy.exc import SQLAlchemyError
 
-from result_aggregator_service.consumer.decoder import Decoder, InvalidMessageError
+from result_aggregator_service.commands.command import (
+    STATUS_CANNOT_RUN,
+    STATUS_DONE,
+    STATUS_NOT_DONE,
+    command,
+    opened,
+)
+from result_aggregator_service.consumer.poll_handler import PollHandler
 from result_aggregator_service.contracts.fields import wire_time
 from result_aggregator_service.contracts.topics import CONSUMED
-from result_aggregator_service.jobs.housekeeping import Invalidator
-from result_aggregator_service.observability.logging import configure_logging
-from result_aggregator_service.projection.projector import Message, Poll, Projector
-from result_aggregator_service.providers import create_container
-from result_aggregator_service.settings import Settings, SettingsError
 from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.quarantine import Quarantine, QuarantinedMessage
-
-Arguments = ParamSpec("Arguments")
-
-STATUS_DONE, STATUS_NOT_DONE, STATUS_CANNOT_RUN = 0, 1, 2
 
 
 @click.group()
 def quarantine() -> None:
     """Messages that could not be folded."""
-
-
-def command(work: Callable[Arguments, Awaitable[int]]) -> Callable[Arguments, None]:
-    """Run an async command to its exit status; settings and servers in trouble end it with one clear line."""
-
-    @wraps(work)
-    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        try:
-            sys.exit(asyncio.run(_awaited(work(*args, **kwargs))))
-        except (SettingsError, SQLAlchemyError, OSError) as error:
-            click.echo(f"quarantine: {str(error).splitlines()[0]}", err=True)
-            sys.exit(STATUS_CANNOT_RUN)
-
-    return run
-
-
-async def _awaited(work: Awaitable[int]) -> int:
-    return await work
-
-
-@asynccontextmanager
-async def opened() -> AsyncIterator[AsyncContainer]:
-    """The service's container, without its loops."""
-    settings = Settings.load().model_copy(update={"log_level": "WARNING"})
-    configure_logging(settings)
-    container = create_container(settings)
-    try:
-        yield container
-    finally:
-        await container.close()
 
 
 @quarantine.command("list")
@@ -185,18 +149,19 @@ async def _retry(container: AsyncContainer, message_id: int) -> bool:
         click.echo(f"{message_id}: {bad.topic} is not consumed by this version", err=True)
         return False
     record = _Record(bad.topic, bad.partition, bad.offset, bad.produced_ms or 0, bad.key, bad.value, bad.headers)
-    decoder, projector = await container.get(Decoder), await container.get(Projector)
-    try:
-        projected = await projector.project(Poll([Message(decoder.decode(record), record)], []))
-    except InvalidMessageError as invalid:
-        click.echo(f"{message_id}: still bad: {invalid}", err=True)
+    handled = await (await container.get(PollHandler)).handle([record], _do_not_wait)
+    for still_bad in handled.bad:
+        click.echo(f"{message_id}: still bad: {still_bad.error_type}: {still_bad.error}", err=True)
         return False
-    await (await container.get(Invalidator)).invalidate(projected.touched)
     database, table = await container.get(Database), await container.get(Quarantine)
     async with database.transaction() as session:
         await table.drop(session, message_id)
-    click.echo(f"{message_id}: {'folded' if projected.folded else 'had been folded before'}")
+    click.echo(f"{message_id}: {'folded' if handled.folded else 'had been folded before'}")
     return True
+
+
+async def _do_not_wait(seconds: float) -> None:
+    raise ConnectionError("a server is in trouble; what was not retried stays in quarantine: try again later")
 
 
 async def _find(container: AsyncContainer, message_id: int) -> QuarantinedMessage | None:

@@ -16,10 +16,12 @@ from result_aggregator_service.domain.announcements import (
 )
 from result_aggregator_service.domain.batch import (
     BatchFacts,
+    FinishedBy,
     finished_by,
     may_be_finished,
     overall_status,
 )
+from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.publishing.event_publisher import EventPublisher
 from result_aggregator_service.storage.engine import WriteSession
@@ -74,6 +76,7 @@ class Completion:
         ]
         loaded = await self._repository.load_essays(session, needing_essays) if needing_essays else {}
         caught_up_seconds = await self._repository.caught_up_seconds(session)
+        failpoint(Failpoint.STATEMENTS_LOAD_AFTER)
 
         judgements: list[Judgement] = []
         results: list[_Results] = []
@@ -96,6 +99,7 @@ class Completion:
                     results.append(_Results(announcement, _class_of(batch), identity))
         if judgements:
             await self._repository.save(session, judgements)
+            failpoint(Failpoint.STATEMENTS_JUDGEMENTS_AFTER)
 
         outgoing = await self._not_announced_otherwise(session, results)
         for assessment in assessments:
@@ -107,12 +111,15 @@ class Completion:
 
     def _judge(self, batch: BatchFacts, before: StoredBatch, caught_up_seconds: float) -> Judgement:
         horizon = batch.horizon()
+        finished = finished_by(batch, self._expected)
         due = None
-        if batch.pipeline_ends and finished_by(batch, self._expected) is None:
+        if batch.pipeline_ends and finished is None:
             due = before.judgement.grace_due
             if due is None or before.judgement.horizon != horizon:
                 due = caught_up_seconds + self._grace_seconds
-        return Judgement(batch.batch_id, overall_status(batch, self._expected), horizon, batch.grace_horizon, due)
+        # A grace that nothing rests on is forgotten: whether one was ever given depends on the order of arrival.
+        grace = batch.grace_horizon if finished is FinishedBy.GRACE else None
+        return Judgement(batch.batch_id, overall_status(batch, self._expected), horizon, grace, due)
 
     async def _not_announced_otherwise(
         self, session: WriteSession, results: Sequence["_Results"]

@@ -12,6 +12,7 @@ from uuid import UUID
 from result_aggregator_service.contracts.enums import Phase
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.fold import fold, results_by_phase
+from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.projection.completion import Completion
 from result_aggregator_service.storage.engine import Database, WriteSession
 from result_aggregator_service.storage.inbox import Inbox, InboxEntry
@@ -84,9 +85,13 @@ class Poll:
 
 @dataclass
 class Projected:
-    """What came of a poll: events folded now and before, whose answers may have changed, essay results."""
+    """What came of a poll: events folded now and before, whose answers may have changed, essay results.
+
+    `folded_again` is how many of the folded the inbox knew already.
+    """
 
     folded: list[Event] = field(default_factory=list)
+    folded_again: int = 0
     duplicates: list[Event] = field(default_factory=list)
     touched: Touched = field(default_factory=Touched)
     results: Counter[Phase] = field(default_factory=Counter)
@@ -111,22 +116,33 @@ class Projector:
         self._quarantine = quarantine
         self._marks = marks
 
-    async def project(self, poll: Poll) -> Projected:
-        """Project a poll; nothing of it is kept if this raises."""
+    async def project(self, poll: Poll, *, again: bool = False) -> Projected:
+        """Project a poll; nothing of it is kept if this raises. `again`: fold also what has been folded before."""
         projected = Projected()
         database_id = ""
+        failpoint(Failpoint.TRANSACTION_BEGIN_BEFORE)
         async with self._database.transaction() as session:
+            failpoint(Failpoint.TRANSACTION_BEGIN_AFTER)
             if poll.bad:
                 await self._quarantine.store(session, poll.bad)
+                failpoint(Failpoint.STATEMENTS_QUARANTINE_AFTER)
             if poll.messages:
                 database_id = await self._inbox.database_identity(session)
-                await self._fold(session, database_id, poll.messages, projected)
+                await self._fold(session, database_id, poll.messages, projected, again)
+            failpoint(Failpoint.TRANSACTION_COMMIT_BEFORE)
+        failpoint(Failpoint.TRANSACTION_COMMIT_AFTER)
         if projected.folded:
             await self._marks.mark(database_id, [event.clock.event_id for event in projected.folded])
+            failpoint(Failpoint.MARKS_WRITE_AFTER)
         return projected
 
     async def _fold(
-        self, session: WriteSession, database_id: str, messages: Sequence[Message], projected: Projected
+        self,
+        session: WriteSession,
+        database_id: str,
+        messages: Sequence[Message],
+        projected: Projected,
+        again: bool,
     ) -> None:
         entries = {
             m.event.clock.event_id: InboxEntry(
@@ -134,13 +150,17 @@ class Projector:
             )
             for m in reversed(messages)
         }
-        for event_id in await self._marks.seen(database_id, list(entries)):
-            del entries[event_id]
-        fresh = await self._inbox.enter(session, list(entries.values())) if entries else set()
+        if not again:
+            for event_id in await self._marks.seen(database_id, list(entries)):
+                del entries[event_id]
+        entered = await self._inbox.enter(session, list(entries.values())) if entries else set()
+        failpoint(Failpoint.STATEMENTS_INBOX_AFTER)
+        to_fold = set(entries) if again else entered
+        projected.folded_again = len(to_fold - entered)
         for message in messages:
             event_id = message.event.clock.event_id
-            if event_id in fresh:
-                fresh.remove(event_id)
+            if event_id in to_fold:
+                to_fold.discard(event_id)
                 projected.folded.append(message.event)
             else:
                 projected.duplicates.append(message.event)

@@ -1,6 +1,7 @@
 """Announces once: the ledger remembers every identity for good, whatever is redelivered, replayed or cleaned up.
 
-Invariant: an announcement is in the ledger if and only if its rows entered the outbox, in the same transaction.
+Invariant: an announcement is in the ledger if and only if its rows entered the outbox, in the same transaction; or a
+silent replay was told that it has been announced.
 """
 
 from collections.abc import Collection, Sequence
@@ -10,6 +11,7 @@ from sqlalchemy import select, text
 
 from result_aggregator_service.domain.announcements import Announcement
 from result_aggregator_service.domain.notification_projector import teacher_notification
+from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.publishing.outbox_manager import OutboxManager
 from result_aggregator_service.storage.engine import WriteSession
@@ -43,11 +45,13 @@ class EventPublisher:
             return
         rows = [{"event_id": a.event_id, "topic": a.topic, "batch_id": a.batch_id} for a, _ in announcements]
         fresh = set(await session.scalars(_ENTER, rows_parameter(rows)))
+        failpoint(Failpoint.STATEMENTS_LEDGER_AFTER)
         outgoing: list[Announcement] = []
         for announcement, class_id in announcements:
             if announcement.event_id in fresh:
                 outgoing += [announcement, teacher_notification(announcement, class_id)]
         if outgoing:
             await self._outbox.enqueue(session, outgoing)
+            failpoint(Failpoint.STATEMENTS_OUTBOX_AFTER)
         self._metrics.notification_projections.labels("projected").inc(len(fresh))
         self._metrics.notification_projections.labels("already_announced").inc(len(rows) - len(fresh))

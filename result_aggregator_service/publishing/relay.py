@@ -1,8 +1,9 @@
 """The relay: outbox to Kafka, in order, by one replica at a time.
 
-A session advisory lock elects the one that publishes; the others stand by. The lock elects but does not fence: what a
-deposed relay still sends arrives again under the same event id. A row is marked published only after Kafka
-acknowledged it, so every row is sent at least once.
+A session advisory lock elects the one that publishes; the others stand by. PostgreSQL ends a session that falls silent,
+and the lock with it, so that a replica that hangs, or whose machine is gone, is replaced within seconds. The lock
+elects but does not fence: what a deposed relay still sends arrives again under the same event id. A row is marked
+published only after Kafka acknowledged it, so every row is sent at least once.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
+from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.heartbeat import Heartbeat
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.publishing.outbox_manager import NOTIFY_CHANNEL, OutboxManager, OutboxRow
@@ -38,6 +40,9 @@ _log = structlog.get_logger(__name__)
 #: The advisory lock of the relay: the first eight bytes of SHA-256("result-aggregator-service/relay"), signed.
 ELECTION_LOCK = -4_158_831_258_090_969_055
 _SECONDS_BETWEEN_ELECTIONS = 1.0
+#: TCP alone keeps the session, and the lock, for hours when a machine is gone, and for good when a process is stopped.
+_SECONDS_OF_SILENCE = 10
+_SECONDS_BETWEEN_SIGNS_OF_LIFE = 2.0
 
 # Refusals of the row, which no later try will change as long as nobody does something about it.
 _REFUSALS = (
@@ -105,7 +110,9 @@ class Relay:
     async def _elected(self) -> AsyncIterator[asyncpg.Connection | None]:
         """Wait until this replica is the one that publishes; None if it is to stop before it ever was."""
         connection = await connect_directly(self._settings)
+        signs_of_life: asyncio.Task[None] | None = None
         try:
+            await connection.execute(f"SET idle_session_timeout = '{_SECONDS_OF_SILENCE}s'")
             while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", ELECTION_LOCK):
                 self.heartbeat.beat("standing by")
                 await self._sleep(_SECONDS_BETWEEN_ELECTIONS)
@@ -116,9 +123,13 @@ class Relay:
             _log.info("relay_elected")
             await connection.add_listener(NOTIFY_CHANNEL, lambda *_: self._wake.set())
             connection.add_termination_listener(lambda *_: self._wake.set())
+            signs_of_life = asyncio.create_task(_give_signs_of_life(connection), name="relay's signs of life")
             yield connection
         finally:
             self._metrics.relay_active.set(0)
+            if signs_of_life is not None:
+                signs_of_life.cancel()
+                await asyncio.wait({signs_of_life})
             with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await connection.close(timeout=2)
 
@@ -141,6 +152,7 @@ class Relay:
 
     async def _publish_some(self) -> bool:
         """Send one batch of rows; whether it is worth while to ask for more at once."""
+        failpoint(Failpoint.RELAY_CLAIM_BEFORE)
         async with self._database.snapshot() as session:
             rows = await self._outbox.claim(
                 session,
@@ -149,6 +161,7 @@ class Relay:
             )
         if not rows:
             return False
+        failpoint(Failpoint.RELAY_CLAIM_AFTER)
         sending = _Sending()
         for group in _groups(rows):
             await self._send(group, sending)
@@ -156,8 +169,10 @@ class Relay:
                 break
         acknowledged, refused, trouble = sending.acknowledged, sending.refused, sending.trouble
         if acknowledged:
+            failpoint(Failpoint.RELAY_MARK_BEFORE)
             async with self._database.transaction() as session:
                 delays = await self._outbox.mark_published(session, [row.id for row in acknowledged])
+            failpoint(Failpoint.RELAY_MARK_AFTER)
             for delay in delays:
                 self._metrics.outbox_publish_delay.observe(delay)
             for row in acknowledged:
@@ -203,6 +218,7 @@ class Relay:
         try:
             async with asyncio.timeout(self._settings.outbox_send_timeout_seconds):
                 producer = await self._ready_producer()
+                failpoint(Failpoint.RELAY_SEND_BEFORE)
                 for row in rows:
                     if sending.holds_back(row):
                         continue
@@ -220,7 +236,9 @@ class Relay:
             sending.trouble = error
         if not sent:
             return
+        failpoint(Failpoint.RELAY_SEND_AFTER)
         done, pending = await asyncio.wait(sent, timeout=self._settings.outbox_send_timeout_seconds)
+        failpoint(Failpoint.RELAY_ACKNOWLEDGEMENT_AFTER)
         for future in done:
             outcome = future.exception()
             if outcome is None:
@@ -260,6 +278,15 @@ class Relay:
         if producer is not None:
             with contextlib.suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
                 await asyncio.wait_for(producer.stop(), 5)
+
+
+async def _give_signs_of_life(connection: asyncpg.Connection) -> None:
+    """Keep the session that holds the lock from falling silent; close it if PostgreSQL does not answer in time."""
+    with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        while True:
+            await asyncio.sleep(_SECONDS_BETWEEN_SIGNS_OF_LIFE)
+            await connection.execute("SELECT 1", timeout=_SECONDS_OF_SILENCE / 2)
+    connection.terminate()
 
 
 def _headers(row: OutboxRow) -> list[tuple[str, bytes]]:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from enum import IntEnum
 
 FAILURES_TO_OPEN = 5
-SECONDS_OPEN = 30.0
 
 
 class BreakerState(IntEnum):
@@ -22,8 +21,8 @@ class CircuitBreaker:
     def __init__(
         self,
         *,
+        seconds_open: float,
         failures_to_open: int = FAILURES_TO_OPEN,
-        seconds_open: float = SECONDS_OPEN,
         monotonic: Callable[[], float] = time.monotonic,
         on_change: Callable[[BreakerState], None] = lambda state: None,
     ) -> None:

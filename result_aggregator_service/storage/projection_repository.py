@@ -38,6 +38,7 @@ from result_aggregator_service.domain.facets import (
     SpellcheckResult,
 )
 from result_aggregator_service.domain.fold import Facts
+from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.storage.engine import ReadSession, WriteSession
 from result_aggregator_service.storage.tables import (
     announcements,
@@ -230,6 +231,7 @@ class ProjectionRepository:
         await self._store_batches(session, facts, touched)
         essays = await self._store_essays(session, facts)
         await self._lock_others(session, essays, touched)
+        failpoint(Failpoint.STATEMENTS_MEMBERSHIP_AFTER)
         return touched
 
     async def _lock_batches_of_unplaced(self, session: WriteSession, facts: Facts, touched: Touched) -> None:
@@ -245,6 +247,7 @@ class ProjectionRepository:
             return
         heard = [{"batch_id": batch_id, "heard_at": row.heard_at} for batch_id, row in facts.batches.items()]
         touched.add(await session.execute(_LOCK_OR_MAKE, rows_parameter(heard)))
+        failpoint(Failpoint.STATEMENTS_LOCKS_AFTER)
         rows: list[dict[str, Any]] = []
         for batch_id, batch in facts.batches.items():
             if batch.facets or batch.created_at or batch.started_at:
@@ -258,13 +261,17 @@ class ProjectionRepository:
                 await session.execute(_ADD_ANCHORS, {"batch_id": batch_id, "anchor_ids": anchors})
         if rows:
             await session.execute(_UPSERT_BATCHES, rows_parameter(rows))
+            failpoint(Failpoint.STATEMENTS_BATCHES_AFTER)
         if facts.outcomes:
             await session.execute(_UPSERT_OUTCOMES, rows_parameter([_outcome_row(o) for o in facts.outcomes.values()]))
+            failpoint(Failpoint.STATEMENTS_OUTCOMES_AFTER)
         if facts.pipeline_ends:
             await session.execute(_INSERT_ENDS, rows_parameter([_end_row(e) for e in facts.pipeline_ends.values()]))
+            failpoint(Failpoint.STATEMENTS_ENDS_AFTER)
         if facts.assessments:
             assessments = [_assessment_row(assessment) for assessment in facts.assessments.values()]
             await session.execute(_INSERT_ASSESSMENTS, rows_parameter(assessments))
+            failpoint(Failpoint.STATEMENTS_ASSESSMENTS_AFTER)
 
     async def _store_essays(self, session: WriteSession, facts: Facts) -> set[str]:
         """Write the essays; return the batches that they are in and, where one moved, the one that it left."""
@@ -283,6 +290,7 @@ class ProjectionRepository:
                     batch_ids.add(batch_id)
                 if any(named is not None and named != batch_id for named in (placed, listed)):
                     doubtful.add(essay_id)
+            failpoint(Failpoint.STATEMENTS_ESSAYS_AFTER)
         registered = [batch_id for batch_id, batch in facts.batches.items() if Registration in batch.facets]
         if registered:
             doubtful.update(await session.scalars(_NO_LONGER_LISTED, {"batch_ids": registered}))

@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from result_aggregator_service.contracts.enums import Phase
+from result_aggregator_service.failpoints import Action, Armed, Failpoint
 from result_aggregator_service.settings import DEVELOPMENT_API_KEY, PREFIX, DatabaseSettings, Settings, SettingsError
 
 SECRET = "s3cr3t-Pa55word"
@@ -81,6 +82,9 @@ def test_the_defaults_are_those_of_the_specification(load: Load) -> None:
         "results_grace_seconds": 60,
         "max_message_bytes": 8 * 1024 * 1024,
         "raise_on_deserialization_error": False,
+        "database_breaker_seconds": 5,
+        "outbox_breaker_seconds": 30,
+        "failpoints": (),
     }
     assert {name: getattr(settings, name) for name in expected} == expected
 
@@ -257,6 +261,10 @@ def test_a_migration_needs_a_database_and_nothing_else(environment: Callable[[Ma
         ("DATABASE_DIRECT_URL", f"sqlite://{SECRET}", "DATABASE_DIRECT_URL: 'sqlite://' is not PostgreSQL"),
         ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL", "KAFKA_SASL_USERNAME: SASL_SSL needs it"),
         ("KAFKA_SECURITY_PROTOCOL", "TLS", "KAFKA_SECURITY_PROTOCOL: "),
+        ("DATABASE_BREAKER_SECONDS", "0", "DATABASE_BREAKER_SECONDS: "),
+        ("FAILPOINTS", "relay.send.before", "FAILPOINTS: 'relay.send.before' is not <failpoint>=<action>"),
+        ("FAILPOINTS", "relay.sent=kill", "FAILPOINTS: 'relay.sent' is no failpoint; there are poll.decode.before, "),
+        ("FAILPOINTS", "relay.send.after=die", "FAILPOINTS: 'die' is no action of a failpoint; there are kill, log"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_clear_line(load: Load, name: str, value: str, said: str) -> None:
@@ -274,6 +282,23 @@ def test_no_secret_shows_when_the_settings_are_shown(load: Load) -> None:
     assert SECRET not in repr(settings)
     assert SECRET not in str(settings.model_dump())
     assert SECRET not in settings.model_dump_json()
+
+
+# Failpoints.
+
+
+def test_failpoints_are_armed_by_words_separated_by_commas(load: Load) -> None:
+    settings = load(ENVIRONMENT="testing", FAILPOINTS="relay.send.after=kill@3, poll.decode.before=log,")
+    assert settings.failpoints == (
+        Armed(Failpoint.RELAY_SEND_AFTER, Action.KILL, 3),
+        Armed(Failpoint.POLL_DECODE_BEFORE, Action.LOG),
+    )
+
+
+def test_failpoints_are_refused_in_production_and_wherever_nothing_else_is_said(load: Load) -> None:
+    refusal = "FAILPOINTS: not where ENVIRONMENT is production"
+    assert complaint(load, FAILPOINTS="relay.send.after=kill").startswith(refusal)
+    assert complaint(load, FAILPOINTS="relay.send.after=kill", ENVIRONMENT="production").startswith(refusal)
 
 
 # The key of the API.

@@ -1,11 +1,7 @@
 """What an operator types at the quarantine, in a process of its own, against a real database and cache."""
 
-import asyncio
 import json
-import os
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,22 +15,11 @@ from result_aggregator_service.providers import create_container
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.quarantine import BadMessage
+from tests.integration.commands.operator import Operator
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "consumed"
 SLOT = (SAMPLES / "essay_slot_assigned.json").read_bytes()
 NOT_UTF8 = b'{"a":\xff}'
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    status: int
-    out: bytes
-    err: bytes
-
-
-Operator = Callable[..., Awaitable[Ended]]
 
 
 @pytest.fixture
@@ -44,19 +29,7 @@ def environment(database_url: str, redis_url: str) -> dict[str, str]:
 
 @pytest.fixture
 def operator(environment: dict[str, str]) -> Operator:
-    """Types `quarantine ...` and waits for its end."""
-
-    async def run(*arguments: str, **changed: str) -> Ended:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "result_aggregator_service", "quarantine", *arguments),
-            env={**os.environ, **environment, **changed},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        return Ended(process.returncode or 0, out, err)
-
-    return run
+    return Operator("quarantine", environment)
 
 
 @pytest.fixture

@@ -14,9 +14,11 @@ from embedded import ApacheKafka, EmbeddedPostgres
 from result_aggregator_service.cache.poison_pills import PoisonPills
 from result_aggregator_service.consumer.consumer import Consumer
 from result_aggregator_service.consumer.decoder import Decoder
+from result_aggregator_service.consumer.poll_handler import PollHandler
 from result_aggregator_service.contracts.topics import CONSUMED, ESSAY_SLOT_ASSIGNED
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.fold import Facts
+from result_aggregator_service.heartbeat import Heartbeat
 from result_aggregator_service.jobs.housekeeping import Invalidator
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.projection.projector import Poll, Projected, Projector
@@ -60,25 +62,26 @@ class HeldProjector:
         self.asked = asyncio.Event()
         self.may = asyncio.Event()
 
-    async def project(self, poll: Poll) -> Projected:
+    async def project(self, poll: Poll, *, again: bool = False) -> Projected:
         self.asked.set()
         await self.may.wait()
-        return await self._projector.project(poll)
+        return await self._projector.project(poll, again=again)
 
 
 async def consumer_with(
     container: AsyncContainer, *, projector: Any = None, invalidator: Any = None, seconds_open: float = 0.5
 ) -> Consumer:
     """The service's consumer with other collaborators, and a breaker that is soon tried again."""
-    return Consumer(
-        await container.get(Settings),
+    metrics = await container.get(Metrics)
+    handler = PollHandler(
         await container.get(Decoder),
         projector or await container.get(Projector),
         invalidator or await container.get(Invalidator),
         await container.get(PoisonPills),
-        await container.get(Metrics),
+        metrics,
         CircuitBreaker(seconds_open=seconds_open),
     )
+    return Consumer(await container.get(Settings), handler, metrics)
 
 
 async def test_what_was_produced_is_folded_and_shown_in_the_metrics(settings: Settings, wire: Wire) -> None:
@@ -217,6 +220,7 @@ async def _on_own_postgres(server: EmbeddedPostgres, settings: Settings) -> Sett
         kafka_bootstrap_servers=settings.kafka_bootstrap_servers,
         kafka_consumer_group_id=settings.kafka_consumer_group_id,
         kafka_session_timeout_ms=1500,
+        kafka_max_poll_interval_ms=1500,
     )
 
 
@@ -237,7 +241,8 @@ async def test_while_postgresql_is_away_the_poll_is_kept_and_nothing_is_committe
             before, generation = await wire.committed(group), consumer._generation
             await in_thread(own_postgres.pause if hangs else own_postgres.stop)
             await wire.say(say.registered(), *(say.spellcheck(f"e{index}") for index in range(3)))
-            # Tried for longer than the session timeout: the group must not take this member for dead meanwhile.
+            # Tried for longer than session timeout and poll interval: the group must not take this member for dead
+            # meanwhile, not even while one try hangs for longer than that.
             started = asyncio.get_running_loop().time()
             await eventually(
                 lambda: (
@@ -377,7 +382,7 @@ async def test_a_poll_that_waits_for_postgresql_is_given_up_in_a_rebalance_and_f
     settings: Settings, wire: Wire
 ) -> None:
     class NoProjector:
-        async def project(self, poll: Poll) -> Projected:
+        async def project(self, poll: Poll, *, again: bool = False) -> Projected:
             raise ConnectionError("away from this member only")
 
     async with AsyncExitStack() as stack:
@@ -394,8 +399,15 @@ async def test_a_poll_that_waits_for_postgresql_is_given_up_in_a_rebalance_and_f
         assert await value(await two.get(Database), COUNT_EVENTS) == 40
 
 
+class Wedged(Heartbeat):
+    """That of a loop that does not turn."""
+
+    def is_wedged(self) -> bool:
+        return True
+
+
 @pytest.mark.apache_kafka
-async def test_a_member_that_the_group_gave_up_commits_nothing_and_folds_nothing_twice(
+async def test_a_wedged_member_that_the_group_gave_up_commits_nothing_and_folds_nothing_twice(
     settings: Settings, wire: Wire
 ) -> None:
     settings = settings.model_copy(update={"kafka_max_poll_interval_ms": 1000, "kafka_session_timeout_ms": 1500})
@@ -404,6 +416,7 @@ async def test_a_member_that_the_group_gave_up_commits_nothing_and_folds_nothing
         one, two = await _members(stack, settings, 2)
         held = HeldProjector(await one.get(Projector))
         first, second = await consumer_with(one, projector=held), await consumer_with(two)
+        first.heartbeat = Wedged()
         await stack.enter_async_context(turning(first))
         await wire.say(*slots(10))
         await asyncio.wait_for(held.asked.wait(), 20)

@@ -58,7 +58,7 @@ async def test_a_group_that_never_committed_lags_by_all_there_is_or_by_nothing(o
         with pytest.raises(KafkaError, match="not all topics"):
             await from_the_start.largest()
         # A broker that makes topics on first use would make them with partitions of its own choice.
-        assert not CONSUMED.keys() & await from_the_start._offsets.topics(), "asking made topics"
+        assert not CONSUMED.keys() & await from_the_start._offsets._consumer.topics(), "asking made topics"
         await create_topics(kafka, CONSUMED)
         async with Wire(kafka) as wire:
             await wire.say(say.slot("e1"), say.slot("e2"))

@@ -1,29 +1,36 @@
 """The projector, handed polls by hand; and what can be seen of it in the database."""
 
-from collections.abc import Iterable, Sequence
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Self
+from uuid import UUID
 
 from dishka import AsyncContainer
+from redis.asyncio import Redis
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from result_aggregator_service.consumer.decoder import Decoder, InvalidMessageError
 from result_aggregator_service.contracts.topics import BATCH_ASSESSMENT_COMPLETED, BATCH_RESULTS_READY
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.jobs.grace import GraceKeeper
 from result_aggregator_service.projection.projector import Message, Poll, Projected, Projector, bad_message
+from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import Database
-from tests.integration.service.wiring import rows, value
+from tests.integration.service.wiring import container_of, rows, value
 
 _offsets = count()
 
-#: What makes up the read model, apart from when the database wrote it and what the order of arrival may leave behind.
+#: What makes up the read model: all of it that is the same in every order of arrival, once the grace has run.
 _STATE = {
-    "batch_results": "to_jsonb(t) - 'grace_due'",
+    "batch_results": "to_jsonb(t)",
     "essay_results": "to_jsonb(t)",
     "phase_outcomes": "to_jsonb(t)",
     "pipeline_ends": "to_jsonb(t)",
+    "cj_assessments": "to_jsonb(t) - 'place'",
     "processed_events": "to_jsonb(t.event_id)",
 }
 
@@ -58,18 +65,24 @@ def poll_of(*items: Event | Lying) -> Poll:
 class ReadModel:
     """A projector and its database."""
 
-    def __init__(self, database: Database, projector: Projector, grace: GraceKeeper) -> None:
+    def __init__(self, database: Database, projector: Projector, grace: GraceKeeper, redis: Redis) -> None:
         self.database = database
         self.projector = projector
         self.grace = grace
+        self.redis = redis
 
     @classmethod
     async def of(cls, container: AsyncContainer) -> Self:
-        return cls(await container.get(Database), await container.get(Projector), await container.get(GraceKeeper))
+        return cls(
+            await container.get(Database),
+            await container.get(Projector),
+            await container.get(GraceKeeper),
+            await container.get(Redis),
+        )
 
-    async def poll(self, *items: Event | Lying) -> Projected:
-        """Project one poll."""
-        return await self.projector.project(poll_of(*items))
+    async def poll(self, *items: Event | Lying, again: bool = False) -> Projected:
+        """Project one poll; `again`: whatever is known of its messages."""
+        return await self.projector.project(poll_of(*items), again=again)
 
     async def announced(self, topic: str | None = BATCH_RESULTS_READY) -> list[dict[str, Any]]:
         """The messages of a topic (None: of all) in the outbox, in their order."""
@@ -107,10 +120,54 @@ class ReadModel:
 
     async def clear(self) -> None:
         """Empty all tables, as a new database has them."""
-        tables: Iterable[str] = (*_STATE, "cj_assessments", "announcements", "event_outbox", "quarantined_messages")
+        others = ("announcements", "event_outbox", "quarantined_messages", "pending_invalidations")
         async with self.database.transaction() as session:
-            await session.execute(text(f"TRUNCATE {', '.join(tables)}, pending_invalidations"))
+            for table in (*_STATE, *others):  # of a few rows each: `TRUNCATE` would take ten times as long
+                await session.execute(text(f"DELETE FROM {table}"))
             await session.execute(text("UPDATE service_state SET database_id = gen_random_uuid()"))
+
+    async def announced_ids(self) -> list[UUID]:
+        """The ids of everything in the outbox, notifications left out."""
+        found = await rows(
+            self.database,
+            "SELECT CAST(event_data ->> 'event_id' AS uuid) AS id FROM event_outbox "
+            "WHERE topic = ANY(:topics) ORDER BY event_outbox.id",
+            topics=[BATCH_RESULTS_READY, BATCH_ASSESSMENT_COMPLETED],
+        )
+        return [row["id"] for row in found]
+
+    async def forget_what_was_seen(self) -> None:
+        """Empty the inbox and the marks."""
+        async with self.database.transaction() as session:
+            await session.execute(text("DELETE FROM processed_events"))
+        await self.redis.flushdb()
+
+    async def let_commits_be_refused(self) -> None:
+        """Make it possible to have `poll_in_vain`."""
+        async with self.database.transaction() as session:
+            await session.execute(text("CREATE TABLE refusals (reason text)"))
+            await session.execute(
+                text(
+                    "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                    "IF EXISTS (SELECT FROM refusals) THEN RAISE EXCEPTION 'refused at commit'; END IF; "
+                    "RETURN NULL; END $$"
+                )
+            )
+            await session.execute(
+                text(
+                    "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON processed_events DEFERRABLE INITIALLY DEFERRED "
+                    "FOR EACH ROW EXECUTE FUNCTION refuse()"
+                )
+            )
+
+    async def poll_in_vain(self, *items: Event | Lying) -> None:
+        """Project one poll in a transaction whose commit fails; of messages that were known nothing is tried."""
+        async with self.database.transaction() as session:
+            await session.execute(text("INSERT INTO refusals VALUES ('a test says so')"))
+        with contextlib.suppress(DBAPIError):
+            assert not (await self.poll(*items)).folded
+        async with self.database.transaction() as session:
+            await session.execute(text("DELETE FROM refusals"))
 
     # The caught-up clock.
 
@@ -131,3 +188,14 @@ class ReadModel:
                 text("UPDATE service_state SET ticked_at = clock_timestamp() - make_interval(secs => :s)"),
                 {"s": seconds},
             )
+
+
+@contextlib.contextmanager
+def at_hand(settings: Settings) -> Iterator[tuple[asyncio.Runner, ReadModel]]:
+    """A read model for a test that is not asynchronous, such as Hypothesis's, and what runs a call of it to its end."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        container = container_of(settings)
+        try:
+            yield runner, runner.run(ReadModel.of(runner.run(container.__aenter__())))
+        finally:
+            runner.run(container.__aexit__(None, None, None))

@@ -11,6 +11,7 @@ from tests.unit.domain.messages import FAILURES
 #: The spell check's results stay away, as do all outcomes of CJ.
 WAITING = (say.registered(), say.outcome("spellcheck", ["e1", "e2"], at=100), say.end(status=FAILURES, at=300))
 CLOCK = "SELECT caught_up_seconds FROM service_state"
+GRACE_HORIZON = "SELECT grace_horizon_event_id FROM batch_results"
 GRACE = 2.0  # as the fixture `settings` says
 
 
@@ -73,6 +74,19 @@ async def test_after_the_grace_late_results_and_earlier_outcomes_announce_nothin
     await read_model.poll(say.spellcheck("e1"), say.spellcheck("e2"))
     await read_model.poll(say.outcome("cj_assessment", ["e1"], at=299), say.rankings({"e1": (1, 0.5)}))
     await read_model.caught_up(GRACE + 1)
+    assert await read_model.status() == "completed_with_failures"
+    assert len(await read_model.announced()) == 1
+
+
+async def test_a_grace_that_nothing_rests_on_any_more_is_not_kept(read_model: ReadModel) -> None:
+    """Else the row would tell whether the results came before the grace had run out."""
+    await read_model.poll(*WAITING)
+    await read_model.caught_up(GRACE + 1)
+    assert await value(read_model.database, GRACE_HORIZON) == WAITING[2].clock.event_id
+    await read_model.poll(say.spellcheck("e1"), say.spellcheck("e2"))
+    assert await value(read_model.database, GRACE_HORIZON) == WAITING[2].clock.event_id
+    await read_model.poll(say.outcome("cj_assessment", ["e1"], at=299), say.rankings({"e1": (1, 0.5)}))
+    assert await value(read_model.database, GRACE_HORIZON) is None
     assert await read_model.status() == "completed_with_failures"
     assert len(await read_model.announced()) == 1
 

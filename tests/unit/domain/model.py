@@ -82,6 +82,7 @@ class ReadModel:
         self.facts = Facts()
         self.grace: dict[str, Clock] = {}
         self.announced: list[Announcement] = []
+        self._batches: dict[str, BatchFacts] = {}  # as they stand until something comes in
 
     # What comes in.
 
@@ -92,6 +93,7 @@ class ReadModel:
 
     def merge(self, facts: Facts) -> None:
         """Take facts as the upserts take them."""
+        self._batches.clear()
         for batch_id, batch in facts.batches.items():
             known = self.facts.batches.setdefault(batch_id, BatchRow())
             _merge_row(known, batch)
@@ -114,6 +116,7 @@ class ReadModel:
             horizon = batch.horizon()
             if batch.pipeline_ends and horizon is not None and finished_by(batch, self.expected) is None:
                 self.grace[batch_id] = horizon
+                del self._batches[batch_id]
         return self.settle()
 
     def settle(self) -> list[Announcement]:
@@ -122,7 +125,10 @@ class ReadModel:
         fresh: list[Announcement] = []
         for batch_id in sorted(self.facts.batches):
             batch = self.batch(batch_id)
-            if finished_by(batch, self.expected) is None:
+            finished = finished_by(batch, self.expected)
+            if batch_id in self.grace and finished is not FinishedBy.GRACE:
+                del self.grace[batch_id], self._batches[batch_id]
+            if finished is None:
                 continue
             status = overall_status(batch, self.expected)
             announcement = results_announcement(batch, status, self.expected, SERVICE)
@@ -173,12 +179,17 @@ class ReadModel:
 
     def batch(self, batch_id: str = "b") -> BatchFacts:
         """A batch with its essays, and those that its outcomes list as processed but that are elsewhere."""
+        if batch_id not in self._batches:
+            self._batches[batch_id] = self._batch(batch_id)
+        return self._batches[batch_id]
+
+    def _batch(self, batch_id: str) -> BatchFacts:
         row = self.facts.batches[batch_id]
         assert row.heard_at is not None
         outcomes = {phase: outcome for (owner, phase), outcome in self.facts.outcomes.items() if owner == batch_id}
         listed = {essay_id for outcome in outcomes.values() for essay_id in outcome.processed_essay_ids}
         ends = [end for end in self.facts.pipeline_ends.values() if end.batch_id == batch_id]
-        essays = {e: self.essay(e) for e in self.facts.essays if self.batch_of(e) == batch_id or e in listed}
+        essays = {e: self.essay(e) for e in self.facts.essays if e in listed or self.batch_of(e) == batch_id}
         return BatchFacts(
             batch_id=batch_id,
             heard_at=row.heard_at,

@@ -16,7 +16,7 @@ from result_aggregator_service.contracts.fields import wire_time
 from result_aggregator_service.domain.announcements import results_announcement
 from result_aggregator_service.domain.event import Event
 from tests.hypothesis_profiles import examples
-from tests.unit.domain.histories import in_polls, orderly, soups
+from tests.unit.domain.histories import in_polls, lives, orderly, soups
 from tests.unit.domain.messages import EXPECTED, SERVICE
 from tests.unit.domain.model import ReadModel, View, after_polls, read_model
 
@@ -47,7 +47,7 @@ def names_a_batch(event: Event) -> bool:
     return not isinstance(payload, consumed.SpellcheckCompleted) or payload.system_metadata.parent_id is not None
 
 
-histories = soups().map(lambda history: [event for event in history if names_a_batch(event)])
+histories = (soups() | lives()).map(lambda history: [event for event in history if names_a_batch(event)])
 short_histories = soups(max_size=9).map(lambda history: [event for event in history if names_a_batch(event)])
 
 
@@ -119,7 +119,7 @@ def test_whatever_any_history_announces_is_what_the_oracle_allows(data: st.DataO
         results = {i for i, a in announced.items() if a.topic == topics.BATCH_RESULTS_READY}
         assert results <= set(expected.possible)
         # The service also announces scores without ranks.
-        assert announced.keys() - results >= expected.assessments.keys()
+        assert announced.keys() - results >= expected.certain_assessments
         assert bool(expected.final) == (view.finished_by is not None and view.facts.registration is not None)
         if expected.final:
             final = results_announcement(view.facts, view.status, EXPECTED, SERVICE)
@@ -134,8 +134,11 @@ def test_an_orderly_pipeline_announces_exactly_what_the_oracle_says(data: st.Dat
     model = after_polls(data.draw(in_polls(history), label="polls"))
     oracle = oracle_of(history)
     expected = oracle.announcements("b")
-    assert expected.exact
-    assert {str(event_id) for event_id in model.ledger} == {*expected.final, *expected.assessments}
+    # Where an essay fails in a phase that does not matter, the oracle also allows of states that are not reached.
+    final, *others = expected.final
+    assert not (expected.exact and others)
+    assert {str(event_id) for event_id in model.ledger} == {final, *expected.assessments}
+    assert expected.certain_assessments == expected.assessments.keys()
     for announcement in model.announced:
         envelope = json.loads(announcement.envelope.model_dump_json())
         allowed = {**expected.possible, **expected.assessments}[envelope["event_id"]]

@@ -21,7 +21,7 @@ class Breaker(CircuitBreaker):
     def __init__(self) -> None:
         self.clock = Clock()
         self.states: list[BreakerState] = []
-        super().__init__(monotonic=self.clock, on_change=self.states.append)
+        super().__init__(seconds_open=30.0, monotonic=self.clock, on_change=self.states.append)
 
     def after(self, *, failures: int) -> "Breaker":
         for _ in range(failures):

@@ -1,0 +1,187 @@
+"""Which hard cases a history holds, told from its messages alone: so that a test can say that they are really drawn."""
+
+import itertools
+from collections.abc import Sequence
+
+from result_aggregator_service.contracts import consumed
+from result_aggregator_service.contracts.enums import ProcessingStage
+from result_aggregator_service.domain.batch import FinishedBy
+from result_aggregator_service.domain.event import Event
+from result_aggregator_service.domain.facets import Listing, Placement
+from result_aggregator_service.domain.fold import fold, stage
+from tests.unit.domain.messages import CANCELLED, CRITICAL, EXPECTED
+from tests.unit.domain.model import ReadModel
+
+HARD_CASES = frozenset(
+    {
+        "both forms of a spell check of one essay",
+        "both forms of a CJ job's rankings",
+        "a thin form that lists failures",
+        "a CJ failure",
+        "a rerun of a phase",
+        "a correction of an equal time",
+        "a correction of an earlier time, sent later",
+        "a partial pipeline",
+        "a second pipeline",
+        "a phase that failed critically",
+        "a phase that was cancelled",
+        "a pipeline that failed critically",
+        "a pipeline that was cancelled",
+        "an essay that failed early and was never heard of again",
+        "an essay that an outcome alone calls failed",
+        "results before their registration",
+        "a batch that nobody registers",
+        "registrations by two owners",
+        "registrations with two lists",
+        "registrations with two requests",
+        "an essay claimed by two batches",
+        "a result that names no batch",
+        "an anchor",
+        "two jobs of one batch",
+        *(f"finished by {finished_by}" for finished_by in FinishedBy),
+    }
+)
+
+
+def hard_cases_in(history: Sequence[Event]) -> set[str]:
+    """Those of `HARD_CASES` that a history holds."""
+    return {*_of_facts(history), *_of_registrations(history), *_of_phases(history), *_of_essays(history)} | {
+        f"finished by {view.finished_by}" for view in _settled(history).views().values() if view.finished_by
+    }
+
+
+def _settled(history: Sequence[Event]) -> ReadModel:
+    model = ReadModel()
+    model.poll(*history)
+    model.run_grace()
+    return model
+
+
+def _payloads(history: Sequence[Event], *kinds: type) -> list[object]:
+    return [event.payload for event in history if isinstance(event.payload, kinds)]
+
+
+def _of_facts(history: Sequence[Event]) -> set[str]:
+    """Messages that speak of the same fact."""
+    found: set[str] = set()
+    stated: dict[object, list[Event]] = {}
+    for event in history:
+        facts = fold([event])
+        for key in (
+            *((owner, kind) for owner, row in [*facts.batches.items(), *facts.essays.items()] for kind in row.facets),
+            *facts.outcomes,
+        ):
+            if key[1] not in (Placement, Listing):
+                stated.setdefault(key, []).append(event)
+    for events in stated.values():
+        for sooner, later in itertools.combinations(events, 2):
+            if sooner.clock.at == later.clock.at:
+                found.add("a correction of an equal time")
+            if sooner.clock.at > later.clock.at:
+                found.add("a correction of an earlier time, sent later")
+            if isinstance(later.payload, consumed.BatchPhaseOutcome) and sooner.clock.at < later.clock.at:
+                found.add("a rerun of a phase")
+    return found
+
+
+def _of_registrations(history: Sequence[Event]) -> set[str]:
+    found: set[str] = set()
+    facts = fold(history)
+    first: dict[str, Event] = {}
+    listed_by: dict[str, set[str]] = {}
+    for event in history:
+        match event.payload:
+            case consumed.BatchEssaysRegistered() as payload:
+                for essay in payload.essay_ids:
+                    listed_by.setdefault(essay, set()).add(payload.entity_id)
+                known = first.setdefault(payload.entity_id, event).payload
+                assert isinstance(known, consumed.BatchEssaysRegistered)
+                if known.user_id != payload.user_id:
+                    found.add("registrations by two owners")
+                if known.essay_ids != payload.essay_ids:
+                    found.add("registrations with two lists")
+                if known.requested_pipelines != payload.requested_pipelines:
+                    found.add("registrations with two requests")
+        for essay, row in fold([event]).essays.items():
+            placement = row.facets.get(Placement)
+            if isinstance(placement, Placement):
+                listed_by.setdefault(essay, set()).add(placement.batch_id)
+    if any(len(batches) > 1 for batches in listed_by.values()):
+        found.add("an essay claimed by two batches")
+    for batch in facts.batches.values():
+        if batch.created_at is None:
+            found.add("a batch that nobody registers")
+        elif batch.started_at is not None and batch.started_at < batch.created_at:
+            found.add("results before their registration")
+    return found
+
+
+def _of_phases(history: Sequence[Event]) -> set[str]:
+    found: set[str] = set()
+    ends: dict[str, set[frozenset[str]]] = {}
+    for payload in _payloads(history, consumed.BatchPhaseOutcome, consumed.BatchPipelineCompleted):
+        match payload:
+            case consumed.BatchPhaseOutcome(phase_status=status) if status is CRITICAL:
+                found.add("a phase that failed critically")
+            case consumed.BatchPhaseOutcome(phase_status=status) if status is CANCELLED:
+                found.add("a phase that was cancelled")
+            case consumed.BatchPipelineCompleted(batch_id=batch_id, completed_phases=phases, final_status=status):
+                ends.setdefault(batch_id, set()).add(frozenset(phases))
+                if status is CRITICAL:
+                    found.add("a pipeline that failed critically")
+                if status is CANCELLED:
+                    found.add("a pipeline that was cancelled")
+                if phases and set(phases) < set(EXPECTED):
+                    found.add("a partial pipeline")
+    if any(len(phases) > 1 for phases in ends.values()):
+        found.add("a second pipeline")
+    return found
+
+
+def _of_essays(history: Sequence[Event]) -> set[str]:
+    found: set[str] = set()
+    forms: dict[str, set[type]] = {}
+    jobs: dict[str, dict[str, set[bool]]] = {}
+    failed_early: set[str] = set()
+    listed_failed: set[str] = set()
+    for event in history:
+        match event.payload:
+            case consumed.SpellcheckCompleted(system_metadata=about, status=status):
+                forms.setdefault(about.entity_id, set()).add(consumed.SpellcheckCompleted)
+                if about.parent_id is None:
+                    found.add("a result that names no batch")
+                if stage(status) is ProcessingStage.FAILED:
+                    failed_early.add(about.entity_id)
+            case consumed.SpellcheckResult(entity_id=essay, status=status):
+                forms.setdefault(essay, set()).add(consumed.SpellcheckResult)
+                if stage(status) is ProcessingStage.FAILED:
+                    failed_early.add(essay)
+            case consumed.CJAssessmentCompleted(processing_summary=summary):
+                if summary is not None and summary.failed_essay_ids:
+                    found.add("a thin form that lists failures")
+            case consumed.CJAssessmentFailed():
+                found.add("a CJ failure")
+            case consumed.AssessmentResult(essay_results=results):
+                if any(result.is_anchor for result in results):
+                    found.add("an anchor")
+            case consumed.BatchPhaseOutcome(failed_essay_ids=failed):
+                listed_failed.update(failed)
+            case consumed.EssayNlpCompleted(parent_id=None):
+                found.add("a result that names no batch")
+    facts = fold(history)
+    for batch_id, job_id, graded in facts.assessments:
+        jobs.setdefault(batch_id, {}).setdefault(job_id, set()).add(graded)
+    if any(len(kinds) > 1 for kinds in forms.values()):
+        found.add("both forms of a spell check of one essay")
+    if any(len(graded) > 1 for of_batch in jobs.values() for graded in of_batch.values()):
+        found.add("both forms of a CJ job's rankings")
+    if any(len(of_batch) > 1 for of_batch in jobs.values()):
+        found.add("two jobs of one batch")
+    model = _settled(history)
+    for essay in listed_failed:
+        known = model.essay(essay)
+        if essay in failed_early and known.cj is None:
+            found.add("an essay that failed early and was never heard of again")
+        if known.spellcheck is None and known.cj is None:
+            found.add("an essay that an outcome alone calls failed")
+    return found
