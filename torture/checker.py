@@ -20,6 +20,7 @@ from demo.observer import Observer
 from demo.oracle import Oracle
 from demo.player import Player, PlayerError
 from demo.verdict import Difference, Published, batch_differences, published_differences
+from demo.wire import read
 from torture import rows
 from torture.replica import API_KEY
 from torture.waiting import wait_until
@@ -28,7 +29,6 @@ from torture.world import GROUP, World
 _FOLD_SECONDS = 180.0
 _GRACE_SECONDS = 60.0
 _PUBLISH_SECONDS = 60.0
-_SHOWN = 15
 
 
 @dataclass
@@ -55,13 +55,6 @@ class Findings:
             *self.wrong_announcements,
         ]
 
-    def assert_faultless(self, seed: int) -> None:
-        """Raise AssertionError, with the seed and the first faults, if there is any."""
-        faults = self.faults
-        if faults:
-            shown = "\n".join(fault[:500] for fault in faults[:_SHOWN])
-            raise AssertionError(f"seed {seed}: {len(faults)} faults\n{shown}")
-
 
 def check(world: World, *, early_grace: bool = True) -> Findings:
     """Settle the traffic and compare. At least one replica must be up, by itself or by whoever restarted it.
@@ -72,10 +65,10 @@ def check(world: World, *, early_grace: bool = True) -> Findings:
         TortureError: the service did not get to the end of the traffic.
     """
     world.feed.settle()
+    wait_until_folded(world)
     with Player(world.kafka.bootstrap_servers, GROUP) as player:
-        _wait_until_folded(player, len(world.feed.played))
         with Player(world.shadow.bootstrap_servers, "result-aggregator-group") as shadow:
-            _wait_until_folded(shadow, len(world.feed.played))
+            _wait_until_folded(shadow, len(world.feed.played), _FOLD_SECONDS)
         for url in (world.database_url, world.shadow.database_url):
             wait_until(lambda url=url: not rows.grace_is_pending(url), within=_GRACE_SECONDS, what="all grace ran out")  # type: ignore[misc]
         wait_until(lambda: not rows.unpublished(world.database_url), within=_PUBLISH_SECONDS, what="an empty outbox")
@@ -90,14 +83,24 @@ def check(world: World, *, early_grace: bool = True) -> Findings:
     return findings
 
 
-def _wait_until_folded(player: Player, messages: int) -> None:
+def wait_until_folded(world: World, within: float = _FOLD_SECONDS) -> None:
+    """Wait until the group's committed offsets are the ends of all partitions.
+
+    Raises:
+        TortureError: they were not in time.
+    """
+    with Player(world.kafka.bootstrap_servers, GROUP) as player:
+        _wait_until_folded(player, len(world.feed.played), within)
+
+
+def _wait_until_folded(player: Player, messages: int, within: float) -> None:
     def probe() -> bool:
         try:
             return player.folded() == messages
         except (KafkaException, PlayerError):
             return False
 
-    wait_until(probe, within=_FOLD_SECONDS, what=f"{messages} messages folded and their offsets committed")
+    wait_until(probe, within=within, what=f"{messages} messages folded and their offsets committed")
 
 
 def _facts(world: World, oracle: Oracle, findings: Findings) -> None:
@@ -108,7 +111,7 @@ def _facts(world: World, oracle: Oracle, findings: Findings) -> None:
     for index, message in enumerate(played):
         if index in oracle.quarantined:
             expected[message.topic, message.key, message.value] += 1
-        elif str(orjson.loads(message.value or b"{}")["event_id"]).lower() not in known:
+        elif str(read(message).id) not in known:
             findings.lost.append(f"message {index} on {message.topic} is not in the inbox: {world.feed.places[index]}")
     actual = rows.quarantined(world.database_url)
     for topic, key, value in (expected - actual).elements():

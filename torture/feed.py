@@ -44,8 +44,14 @@ class Feed:
                 "retry.backoff.max.ms": 500,
             }
         )
+        # The mock gives out one of the producer's batches at a time: small ones would hold the shadow up.
         self._shadow = Producer(
-            {"bootstrap.servers": shadow_servers, "log_level": 3, "linger.ms": 5, "message.max.bytes": 16 * 1024 * 1024}
+            {
+                "bootstrap.servers": shadow_servers,
+                "log_level": 3,
+                "linger.ms": 200,
+                "message.max.bytes": 16 * 1024 * 1024,
+            }
         )
         self.played: list[Message] = []
         self.places: list[Place | None] = []

@@ -13,7 +13,7 @@ class TortureError(RuntimeError):
     """The service did not do what it must; the text says what, and where to look."""
 
 
-def wait_until(probe: Callable[[], T], *, within: float, what: str) -> T:
+def wait_until(probe: Callable[[], T | None], *, within: float, what: str) -> T:
     """The first true value of `probe` within so many seconds.
 
     Raises:

@@ -17,7 +17,7 @@ from confluent_kafka.cimpl import NewTopic
 from demo.stage import Stage, migrate, stage
 from demo.traffic import traffic
 from demo.wire import PAYLOADS, PUBLISHED_TOPICS, Message
-from embedded import ApacheKafka, EmbeddedPostgres, EmbeddedValkey, server_folder
+from embedded import ApacheKafka, ApacheKafkaCluster, EmbeddedPostgres, EmbeddedValkey, server_folder
 from torture.feed import Feed
 from torture.replica import Replica
 
@@ -44,6 +44,8 @@ SHORT_TIMES = {
 class World:
     """Everything stands once the block is entered; replicas are started by whoever tortures them."""
 
+    kafka: ApacheKafka | ApacheKafkaCluster
+
     def __init__(
         self, seed: int, *, messages: Iterable[Message] | None = None, settings: dict[str, str] | None = None
     ) -> None:
@@ -59,7 +61,8 @@ class World:
             self.folder: Path = stack.enter_context(server_folder("result-aggregator-torture-"))
             self.postgres = stack.enter_context(self.make_postgres())
             self.valkey = stack.enter_context(self.make_valkey())
-            self.kafka = stack.enter_context(self.make_kafka())
+            self.kafka = self.make_kafka()
+            stack.enter_context(self.kafka)
             self.database_url = self.postgres.url
             migrate(self.database_url, log=self.folder / "alembic.log")
             self.make_topics()
@@ -87,7 +90,7 @@ class World:
         """The Redis that is tortured."""
         return EmbeddedValkey(self.folder / "valkey")
 
-    def make_kafka(self) -> ApacheKafka:
+    def make_kafka(self) -> ApacheKafka | ApacheKafkaCluster:
         """The broker that is tortured."""
         return ApacheKafka(self.folder / "kafka", auto_create_topics=False)
 
