@@ -9,6 +9,7 @@ import uvloop
 
 from result_aggregator_service import __version__
 from result_aggregator_service.commands.quarantine import quarantine
+from result_aggregator_service.commands.replay import replay
 from result_aggregator_service.observability.logging import configure_logging
 from result_aggregator_service.settings import Settings, SettingsError
 
@@ -51,6 +52,7 @@ def fail(error: SettingsError) -> NoReturn:
 
 
 main.add_command(quarantine)
+main.add_command(replay)
 
 
 if __name__ == "__main__":
