@@ -76,6 +76,15 @@ class Player:
             for each in self._reader.committed(partitions, timeout=_TIMEOUT_SECONDS)
         )
 
+    def left(self) -> int:
+        """How many messages on the consumed topics, whoever played them, the service has not committed."""
+        ends = self._ends(PAYLOADS)
+        partitions = [TopicPartition(topic, number) for topic, number in ends]
+        return sum(
+            ends[each.topic, each.partition] - max(0, each.offset)
+            for each in self._reader.committed(partitions, timeout=_TIMEOUT_SECONDS)
+        )
+
     def published(self) -> list[Published]:
         """Everything on the published topics since the start."""
         ends = self._ends(PUBLISHED_TOPICS)

@@ -5,7 +5,6 @@ import sys
 from typing import NoReturn
 
 import click
-import uvloop
 
 from result_aggregator_service import __version__
 from result_aggregator_service.commands.quarantine import quarantine
@@ -31,8 +30,9 @@ def serve() -> None:
     settings = load_settings()
     configure_logging(settings)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            sys.exit(runner.run(serve_until_stopped(settings)))
+        # On asyncio's own loop: uvloop raises a RuntimeError where something is written to a connection that the other
+        # side has closed, which ends aiokafka's background tasks for good (its issue 1038) and is no error of Redis'.
+        sys.exit(asyncio.run(serve_until_stopped(settings)))
     except SettingsError as error:
         fail(error)
 

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from result_aggregator_service.api.health import DependencyHealth, LoopHealth
 from result_aggregator_service.heartbeat import Heartbeat
+from result_aggregator_service.observability.logging import first_line
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.resilience.backoff import backoff
 from result_aggregator_service.settings import Settings
@@ -130,7 +131,7 @@ class Supervisor:
             except Exception as error:
                 if not is_trouble(error):
                     raise
-                missing = f"PostgreSQL at {url.host}:{url.port or 5432} cannot be used yet: {_first_line(error)}"
+                missing = f"PostgreSQL at {url.host}:{url.port or 5432} cannot be used yet: {first_line(error)}"
             if missing is None:
                 self._migrated.set()
                 _log.info("database_ready", host=url.host, database=url.database)
@@ -162,6 +163,7 @@ class Dependencies:
         self._asked_at = float("-inf")
         self._answer: Mapping[str, DependencyHealth] = {}
         self._lock = asyncio.Lock()
+        self._given_up: set[asyncio.Task[None]] = set()
 
     async def states(self) -> Mapping[str, DependencyHealth]:
         """The state of each, at most half a second old."""
@@ -213,17 +215,25 @@ class Dependencies:
             await admin.close()
 
     async def _probe(self, ask: Callable[[], Awaitable[None]]) -> DependencyHealth:
+        task = asyncio.ensure_future(ask())
         try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                await ask()
-        except (RedisError, KafkaError) as error:
-            return DependencyHealth(ok=False, detail=_first_line(error))
-        except Exception as error:
-            if not is_trouble(error):
-                raise
-            return DependencyHealth(ok=False, detail=_first_line(error))
-        return DependencyHealth(ok=True, detail="")
+            await asyncio.wait({task}, timeout=_PROBE_SECONDS)
+        finally:
+            if not task.done():
+                # Not awaited: even one that is cancelled may wait for a server that hangs, to roll back.
+                task.cancel()
+                self._given_up.add(task)
+                task.add_done_callback(self._forget)
+        if not task.done():
+            return DependencyHealth(ok=False, detail=f"no answer within {_PROBE_SECONDS:g} s")
+        error = task.exception()
+        if error is None:
+            return DependencyHealth(ok=True, detail="")
+        if not isinstance(error, RedisError | KafkaError) and not is_trouble(error):
+            raise error
+        return DependencyHealth(ok=False, detail=first_line(error))
 
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:300]
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._given_up.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at, so that nobody complains that it was not

@@ -50,7 +50,7 @@ _CONTAINER_READY_SECONDS = 120.0
 _PROBE_SECONDS = 5.0
 _TOPIC_ALREADY_EXISTS = 36
 
-LEFT_OUT = "needs Apache Kafka"
+LEFT_OUT = "cannot run here"
 
 
 def leave_out_for(lack: str | None) -> None:

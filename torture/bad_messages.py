@@ -32,6 +32,7 @@ def bad_messages(seed: int, *, number: int, one_in: int) -> Tally:
         replica = world.replica()
         replica.start()
         while world.feed.play(_CHUNK):
+            world.feed.settle()
             wait_until_folded(world)
         tally.faults["mutant"] = number
         tally.findings = check(world)

@@ -23,7 +23,7 @@ from demo.verdict import Difference, Published, batch_differences, published_dif
 from demo.wire import read
 from torture import rows
 from torture.replica import API_KEY
-from torture.waiting import wait_until
+from torture.waiting import TortureError, wait_until
 from torture.world import GROUP, World
 
 _FOLD_SECONDS = 180.0
@@ -68,7 +68,7 @@ def check(world: World, *, early_grace: bool = True) -> Findings:
     wait_until_folded(world)
     with Player(world.kafka.bootstrap_servers, GROUP) as player:
         with Player(world.shadow.bootstrap_servers, "result-aggregator-group") as shadow:
-            _wait_until_folded(shadow, len(world.feed.played), _FOLD_SECONDS)
+            _wait_until_folded(shadow, _FOLD_SECONDS)
         for url in (world.database_url, world.shadow.database_url):
             wait_until(lambda url=url: not rows.grace_is_pending(url), within=_GRACE_SECONDS, what="all grace ran out")  # type: ignore[misc]
         wait_until(lambda: not rows.unpublished(world.database_url), within=_PUBLISH_SECONDS, what="an empty outbox")
@@ -90,17 +90,23 @@ def wait_until_folded(world: World, within: float = _FOLD_SECONDS) -> None:
         TortureError: they were not in time.
     """
     with Player(world.kafka.bootstrap_servers, GROUP) as player:
-        _wait_until_folded(player, len(world.feed.played), within)
+        _wait_until_folded(player, within)
 
 
-def _wait_until_folded(player: Player, messages: int, within: float) -> None:
+def _wait_until_folded(player: Player, within: float) -> None:
+    left: list[object] = []
+
     def probe() -> bool:
         try:
-            return player.folded() == messages
-        except (KafkaException, PlayerError):
-            return False
+            left.append(player.left())
+        except (KafkaException, PlayerError) as error:
+            left.append(error)
+        return left[-1] == 0
 
-    wait_until(probe, within=within, what=f"{messages} messages folded and their offsets committed")
+    try:
+        wait_until(probe, within=within, what="all offsets are committed")
+    except TortureError as error:
+        raise TortureError(f"{error}; messages left at last: {left[-1]}") from None
 
 
 def _facts(world: World, oracle: Oracle, findings: Findings) -> None:

@@ -350,7 +350,10 @@ def outages(seed: int, plan: Sequence[Planned], *, check_each: bool = False) -> 
                 _suffer(world, planned, replica, probe)
                 tally.faults[str(planned)] += 1
                 world.feed.settle()
-                wait_until_folded(world, within=_SECONDS_TO_RECOVER)
+                try:
+                    wait_until_folded(world, within=_SECONDS_TO_RECOVER)
+                except TortureError as error:
+                    raise TortureError(f"{planned}: {error}\n{replica.log_tail()}") from None
                 if check_each:
                     tally.findings = check(world)
                     tally.assert_faultless()

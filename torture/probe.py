@@ -6,7 +6,7 @@ What it was answered, and when, is kept; a scenario then says what ought to have
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -38,7 +38,9 @@ class Probe:
         self._cached = f"/internal/v1/batches/{cached}/status"
         self._uncached = [f"/internal/v1/batches/{batch_id}/status" for batch_id in uncached]
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
+        # Those that may have to wait for a server by themselves, so that the others are asked meanwhile.
+        work = (self._ask_for_health, self._ask_for_cached, self._ask_for_uncached)
+        self._threads = [threading.Thread(target=self._run, args=(each,), daemon=True) for each in work]
         self._answers: list[Answer] = []
 
     def answers(self, question: str, since: float, until: float) -> list[Answer]:
@@ -61,14 +63,21 @@ class Probe:
 
         wait_until(probe, within=within, what="reads are served again")
 
-    def _run(self) -> None:
+    def _run(self, ask: Callable[[int], None]) -> None:
         turn = 0
         while not self._ending.wait(_INTERVAL_SECONDS):
-            self._ask("live", "/livez")
-            self._ask("ready", "/readyz")
-            self._ask("cached", self._cached)
-            self._ask("uncached", self._uncached[turn % len(self._uncached)])
+            ask(turn)
             turn += 1
+
+    def _ask_for_health(self, _: int) -> None:
+        self._ask("live", "/livez")
+        self._ask("ready", "/readyz")
+
+    def _ask_for_cached(self, _: int) -> None:
+        self._ask("cached", self._cached)
+
+    def _ask_for_uncached(self, turn: int) -> None:
+        self._ask("uncached", self._uncached[turn % len(self._uncached)])
 
     def _ask(self, question: str, path: str) -> None:
         asked_at = time.monotonic()
@@ -80,11 +89,13 @@ class Probe:
         self._answers.append(Answer(question, asked_at, time.monotonic() - asked_at, status, body))
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._ending.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()

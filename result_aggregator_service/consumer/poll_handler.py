@@ -16,6 +16,7 @@ import structlog
 from result_aggregator_service.cache.poison_pills import PoisonPills
 from result_aggregator_service.consumer.decoder import Decoder, InvalidMessageError, InvalidReason
 from result_aggregator_service.failpoints import Failpoint, failpoint
+from result_aggregator_service.observability.logging import first_line
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.projection.projector import KafkaRecord, Message, Poll, Projected, Projector, bad_message
 from result_aggregator_service.resilience.backoff import backoff
@@ -93,7 +94,7 @@ class PollHandler:
             try:
                 projected = await self.retried(wait, "project", partial(self._projector.project, part, again=again))
             except RefusedContentError as refused:
-                _log.warning("poll_refused", messages=len(part), error=_first_line(refused.__cause__))
+                _log.warning("poll_refused", messages=len(part), error=first_line(refused.__cause__))
                 parts.extendleft(reversed(_narrowed(part, refused)))
                 continue
             if projected.touched.batch_ids or projected.touched.user_ids:
@@ -146,7 +147,7 @@ class PollHandler:
                     _log.warning(
                         "database_unavailable",
                         operation=operation,
-                        error=_first_line(error),
+                        error=first_line(error),
                         breaker=self._breaker.state.name.lower(),
                     )
                 else:
@@ -192,10 +193,6 @@ def _narrowed(part: Poll, refused: RefusedContentError) -> list[Poll]:
         if not by_database:
             _log.error("message_unprocessable", exc_info=cause)
         return [
-            Poll((), [bad_message(part.messages[0].record, reason, f"{type(cause).__name__}: {_first_line(cause)}")])
+            Poll((), [bad_message(part.messages[0].record, reason, f"{type(cause).__name__}: {first_line(cause)}")])
         ]
     raise refused  # the quarantine itself is refused: nothing is lost as long as nothing goes on
-
-
-def _first_line(error: BaseException | None) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:500]

@@ -16,6 +16,7 @@ from sqlalchemy import text
 from result_aggregator_service.consumer.group_lag import GroupLag
 from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.heartbeat import Heartbeat
+from result_aggregator_service.observability.logging import first_line
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.projection.completion import Completion
 from result_aggregator_service.settings import Settings
@@ -118,7 +119,7 @@ class GraceKeeper:
             if not is_trouble(error):
                 raise
             self.heartbeat.beat("waiting for PostgreSQL")
-            _log.warning("grace_waits", error=str(error).splitlines()[0])
+            _log.warning("grace_waits", error=first_line(error))
 
     async def tick(self, *, caught_up: bool) -> None:
         """Move the caught-up clock on, if the group is caught up now and was at the last tick."""

@@ -7,6 +7,7 @@ import structlog
 
 from result_aggregator_service.cache.cache_manager import CacheManager
 from result_aggregator_service.heartbeat import Heartbeat
+from result_aggregator_service.observability.logging import first_line
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.publishing.outbox_manager import OutboxManager
 from result_aggregator_service.settings import Settings
@@ -94,7 +95,7 @@ class Housekeeper:
                 if not is_trouble(error):
                     raise
                 self.heartbeat.beat("waiting for PostgreSQL")
-                _log.warning("housekeeping_waits", error=str(error).splitlines()[0])
+                _log.warning("housekeeping_waits", error=first_line(error))
             turn += 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _SECONDS_BETWEEN_TURNS)

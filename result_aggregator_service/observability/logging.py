@@ -49,6 +49,11 @@ def configure_logging(settings: Settings) -> None:
     logging.raiseExceptions = False  # a log line that cannot be written stops nothing
 
 
+def first_line(error: BaseException | None) -> str:
+    """What an error says, in one line of at most 500 characters; its type, where it says nothing (a timeout, say)."""
+    return next(iter(str(error or "").splitlines()), "")[:500] or type(error).__name__
+
+
 def _service(name: str, version: str) -> Processor:
     def add(_logger: Any, _method: str, event: Any) -> Any:
         event["service"] = name

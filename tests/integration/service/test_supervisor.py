@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import pytest
 
+from embedded import EmbeddedPostgres
 from result_aggregator_service.heartbeat import Heartbeat
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.storage.engine import Database, create_engine
@@ -174,3 +175,28 @@ async def test_each_dependency_is_told_as_it_is(
     }  # fmt: skip
     assert ("alembic upgrade head" in (states["migrations"].detail or "")) is not migrated
     assert "127.0.0.1" in (states["kafka"].detail or "")
+
+
+async def test_a_server_that_hangs_keeps_nobody_waiting_for_an_answer_about_it(
+    own_postgres: EmbeddedPostgres, redis_url: str
+) -> None:
+    await asyncio.to_thread(migrate, own_postgres.url)
+    settings = settings_for(own_postgres.url, kafka_bootstrap_servers="127.0.0.1:9", redis_url=redis_url)
+    async with container_of(settings) as container:
+        dependencies = await container.get(Dependencies)
+        assert (await dependencies.states())["postgres"].ok
+        own_postgres.pause()
+        try:
+
+            async def told() -> bool:
+                async with asyncio.timeout(3.0):  # to roll back takes longer
+                    return not (await dependencies.states())["postgres"].ok
+
+            await eventually(told)
+        finally:
+            own_postgres.resume()
+        await eventually(lambda: _is_there(dependencies))
+
+
+async def _is_there(dependencies: Dependencies) -> bool:
+    return (await dependencies.states())["postgres"].ok

@@ -11,7 +11,7 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
-from result_aggregator_service.observability.logging import configure_logging
+from result_aggregator_service.observability.logging import configure_logging, first_line
 from result_aggregator_service.settings import Settings
 
 
@@ -107,7 +107,7 @@ def test_a_log_that_nobody_reads_any_more_stops_nothing() -> None:
     program = """
 import os, structlog
 from tests.unit.observability.test_logging import settings
-from result_aggregator_service.observability.logging import configure_logging
+from result_aggregator_service.observability.logging import configure_logging, first_line
 configure_logging(settings())
 reader, writer = os.pipe()
 os.dup2(writer, 2)
@@ -118,3 +118,17 @@ print("still here")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("still here\n", 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (TimeoutError(), "TimeoutError"),
+        (ValueError("\n"), "ValueError"),
+        (ValueError("x" * 1000), "x" * 500),
+        (None, "NoneType"),
+    ],
+)
+def test_an_error_is_told_in_one_line_even_if_it_says_nothing(error: BaseException | None, line: str) -> None:
+    assert first_line(error) == line
