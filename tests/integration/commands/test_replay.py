@@ -451,7 +451,7 @@ async def test_postgresql_may_be_killed_and_come_back_in_the_midst(
 ) -> None:
     await in_thread(migrate, own_postgres.url)
     operator = log.operator(own_postgres.url, redis_url)
-    with operator.typing("--from-beginning", "--silent", KAFKA_MAX_POLL_RECORDS="10") as typed:
+    with operator.typing("--from-beginning", "--silent", KAFKA_MAX_POLL_RECORDS="20") as typed:
 
         async def is_on_its_way() -> bool:
             return await count(own_postgres.url, FOLDED) >= 50

@@ -14,6 +14,7 @@ from embedded import ApacheKafka, EmbeddedPostgres
 from result_aggregator_service.cache.poison_pills import PoisonPills
 from result_aggregator_service.consumer.consumer import Consumer
 from result_aggregator_service.consumer.decoder import Decoder
+from result_aggregator_service.consumer.offsets import KafkaOffsets
 from result_aggregator_service.consumer.poll_handler import PollHandler
 from result_aggregator_service.contracts.topics import CONSUMED, ESSAY_SLOT_ASSIGNED
 from result_aggregator_service.domain.event import Event
@@ -420,9 +421,15 @@ async def test_a_wedged_member_that_the_group_gave_up_commits_nothing_and_folds_
         await stack.enter_async_context(turning(first))
         await wire.say(*slots(10))
         await asyncio.wait_for(held.asked.wait(), 20)
+        async with KafkaOffsets(settings) as kafka:
+
+            async def nobody_is_left() -> bool:
+                return await kafka.members() == 0
+
+            # It outlives its poll interval, and shows no life meanwhile.
+            await eventually(nobody_is_left, within=40, what="a group without members")
         await stack.enter_async_context(turning(second))
-        # The first one outlives its poll interval: its partitions go to the second, which folds and commits.
-        await wire.all_committed(group, within=40)
+        await wire.all_committed(group, within=40)  # by the second one
         held.may.set()
         await wire.say(say.registered())
         await wire.all_committed(group, within=40)
