@@ -223,7 +223,7 @@ class Oracle:
                 self._note(event)
         self.members = self._memberships()
         self._winning = {batch_id: _winners(outcomes) for batch_id, outcomes in self.outcomes.items()}
-        self._complete: dict[UUID, bool] = {}  # by outcome: asked again and again
+        self._nobody_missing: dict[UUID, bool] = {}  # by outcome: asked again and again
         self._named: dict[str, set[str]] = defaultdict(set)
         for essay, mentions in chain(self.placements.items(), self.listings.items()):
             for _, batch_id in mentions:
@@ -427,17 +427,28 @@ class Oracle:
         return phases
 
     def results_are_in(self, batch_id: str, outcomes: Iterable[Event]) -> bool:
-        """Whether every essay that these list as processed has its own result."""
-        return all(self._has_its_results(batch_id, outcome) for outcome in outcomes)
+        """Whether every essay of the batch that these list as processed has its own result."""
+        members = set(self.members.get(batch_id, ()))
+        return not any(members & self._without_result(outcome) for outcome in outcomes)
 
-    def _has_its_results(self, batch_id: str, outcome: Event) -> bool:
+    def _without_result(self, outcome: Event) -> set[str]:
+        """The essays that an outcome lists as processed and that have no result of their own in its phase."""
         phase = outcome.data["phase_name"]
-        if outcome.id not in self._complete:
-            students = set(_processed(outcome)) - self.anchors.get(batch_id, set())
-            self._complete[outcome.id] = phase == "student_matching" or all(
-                self.results.get((essay, phase)) for essay in students
+        if phase == "student_matching":
+            return set()
+        return {essay for essay in _processed(outcome) if not self.results.get((essay, phase))}
+
+    def _may_wait_for_nobody(self, batch_id: str, outcome: Event) -> bool:
+        """Whether each essay without a result is an anchor, or may be in another batch at some time after this."""
+        if outcome.id not in self._nobody_missing:
+            self._nobody_missing[outcome.id] = all(
+                any(
+                    other != batch_id and _is_later(mention, than=outcome)
+                    for mention, other in chain(self.placements.get(essay, ()), self.listings.get(essay, ()))
+                )
+                for essay in self._without_result(outcome) - self.anchors.get(batch_id, set())
             )
-        return self._complete[outcome.id]
+        return self._nobody_missing[outcome.id]
 
     def _final_basis(self, batch_id: str) -> Basis | None:
         """What the final state's announcement rests on, the grace having run; None for a batch that is unfinished."""
@@ -631,7 +642,8 @@ class Oracle:
     def _reachable(self, batch_id: str, early_grace: bool) -> Iterator[Basis]:
         """The bases of all announcements that some order of arrival leads to.
 
-        Any part of the outcomes and ends may have arrived, with all, some or none of the essays' results.
+        Any part of the outcomes and ends may have arrived, with all, some or none of the essays' results, and an essay
+        may have been in any batch that is named for it.
         """
         outcomes, ends = self.outcomes.get(batch_id, []), self.ends.get(batch_id, [])
         may_have_failed = (False, True) if self._anything_failed(batch_id) else (False,)
@@ -640,7 +652,7 @@ class Oracle:
             winners = _winners(some_outcomes)
             matter = self.phases_that_matter(winners, some_ends, requested)
             known = [outcome for phase, outcome in winners.items() if phase in matter]
-            results_in = {self.results_are_in(batch_id, known)}
+            results_in = {all(self._may_wait_for_nobody(batch_id, outcome) for outcome in known)}
             if any(_processed(outcome) for outcome in known if outcome.data["phase_name"] != "student_matching"):
                 results_in.add(False)
             for are_in, any_failed in product(results_in, may_have_failed):
@@ -701,7 +713,7 @@ class Oracle:
             )
 
     def _assessments(self, batch_id: str) -> dict[str, list[Announcement]]:
-        """By identity, each with the contents of both forms: whichever is folded first is announced."""
+        """By identity, each with the contents of all the job's messages: whichever is folded first is announced."""
         contents: dict[str, list[Announcement]] = defaultdict(list)
         listed = {essay for event in self.registrations[batch_id] for essay in event.data["essay_ids"]}
         of_batch = set(self.members.get(batch_id, ()))
@@ -738,27 +750,19 @@ class Oracle:
         return {identity: each for identity, each in contents.items() if each}
 
     def _certain_assessments(self, batch_id: str) -> frozenset[str]:
-        """Those that every order of arrival leads to: a form that ranks essays which are the batch's in the end.
-
-        Of several messages of one form for one job only the first to be folded is kept, so each must rank one.
-        """
+        """Those that every order of arrival leads to: a message of the job ranks an essay of the batch in the end."""
         of_batch, anchors = set(self.members.get(batch_id, ())), self.anchors.get(batch_id, set())
-        ranks_one: dict[tuple[str, str], list[bool]] = defaultdict(list)
+        certain: set[str] = set()
         for word in self.cj_words.get(batch_id, ()):
             if word.topic == CJ_RICH:
-                ranked = {e["essay_id"]: e.get("rank") for e in word.data["essay_results"] if not e.get("is_anchor")}
-                scored = any(e.get("bt_score") is not None for e in word.data["essay_results"])
-                sure = any(rank is not None and essay not in anchors for essay, rank in ranked.items())
-            elif word.topic == CJ_COMPLETED:
-                ranked = {e["els_essay_id"]: e.get("rank") for e in word.data.get("rankings") or ()}
-                scored = any(e.get("score") is not None for e in word.data.get("rankings") or ())
-                sure = any(rank is not None and essay in of_batch for essay, rank in ranked.items())
+                entries = [entry for entry in word.data["essay_results"] if not entry.get("is_anchor")]
+                sure = any(entry.get("rank") is not None and entry["essay_id"] not in anchors for entry in entries)
             else:
-                continue
-            if sure or scored or any(rank is not None for rank in ranked.values()):
-                identity = _identity("assessment", batch_id, str(word.data.get("cj_assessment_job_id")))
-                ranks_one[identity, word.topic].append(sure)
-        return frozenset(identity for (identity, _), each in ranks_one.items() if all(each))
+                entries = word.data.get("rankings") or []
+                sure = any(entry.get("rank") is not None and entry["els_essay_id"] in of_batch for entry in entries)
+            if sure:
+                certain.add(_identity("assessment", batch_id, str(word.data.get("cj_assessment_job_id"))))
+        return frozenset(certain)
 
     def _domain_event(
         self, topic: str, event_id: str, source: Event, name: str, batch_id: str, status: str, payload: Json

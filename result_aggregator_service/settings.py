@@ -208,6 +208,12 @@ class Settings(DatabaseSettings):
                 raise ValueError(f"not a JSON list: {error}") from None
         return [word.strip() for word in value.split(",") if word.strip()]
 
+    @field_validator("kafka_group_instance_id")
+    @classmethod
+    def _none_if_empty(cls, value: str | None) -> str | None:
+        """Compose files pass on a variable that is not set as an empty one."""
+        return value or None
+
     @model_validator(mode="after")
     def _api_key_is_set(self) -> Self:
         if not self.internal_api_keys and self.environment != "development":

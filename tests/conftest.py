@@ -4,6 +4,7 @@ A test never sees the traces of another: its database is its own, its Redis data
 at the end of what others produced.
 """
 
+import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import redis
 
 from embedded import ApacheKafka, EmbeddedPostgres, EmbeddedValkey, server_folder
 from tests.servers import (
+    GIVEN,
     LEFT_OUT,
     KafkaServer,
     PostgresServer,
@@ -24,6 +26,13 @@ from tests.servers import (
 )
 
 _SERVERS = pytest.StashKey[Servers]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    # Test processes beside each other have servers of their own; those that the environment names are there once.
+    if GIVEN & os.environ.keys():
+        config.option.numprocesses = 0
 
 
 def pytest_configure(config: pytest.Config) -> None:

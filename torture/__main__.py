@@ -12,13 +12,25 @@ from collections.abc import Callable, Mapping
 
 from rich.console import Console
 
+from torture.bad_messages import bad_messages, retried_after_a_fix
 from torture.crashes import crashes
+from torture.late_results import late_results
+from torture.outages import long_outages
+from torture.replays import replays
 from torture.report import Tally, show
+from torture.scale_out import scaled_out
 
 Scenario = Callable[[int], Tally]
 
 SCENARIOS: Mapping[str, Scenario] = {
-    "crashes": lambda seed: crashes(seed, random_kills=150),
+    "crashes": lambda seed: crashes(seed, random_kills=100),
+    "outages": long_outages,
+    "bad-messages": lambda seed: bad_messages(seed, number=20_000, one_in=2),
+    "bad-messages-one-in-ten": lambda seed: bad_messages(seed, number=2_000, one_in=10),
+    "retried-after-a-fix": lambda seed: retried_after_a_fix(seed, messages=2_000),
+    "scale-out": lambda seed: scaled_out(seed, rounds=5),
+    "late-results": lambda seed: late_results(seed, batches=100, rounds=3),
+    "replays": lambda seed: replays(seed, messages=10_000, kills=10),
 }
 
 

@@ -11,7 +11,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import orjson
 from confluent_kafka import KafkaException
@@ -43,6 +43,11 @@ class Findings:
     differing_rows: list[rows.RowDifference] = field(default_factory=list)
     wrong_answers: list[Difference] = field(default_factory=list)
     wrong_announcements: list[str] = field(default_factory=list)
+
+    def add(self, other: "Findings") -> None:
+        """Add those of another world."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
     @property
     def faults(self) -> list[str]:

@@ -6,6 +6,7 @@ TCP proxy between the service and each server. Traffic goes on meanwhile, and no
 
 import asyncio
 import contextlib
+import itertools
 import random
 import threading
 import time
@@ -31,6 +32,7 @@ from torture.world import World
 
 _MESSAGES_PER_SECOND = 60.0
 _FIRST_MESSAGES = 200
+_OUTAGES_IN_A_WORLD = 8
 _SMALL_DISK_BYTES = 96 * 1024 * 1024
 _SECONDS_TO_NOTICE = 3.0
 _SECONDS_TO_RECOVER = 60.0
@@ -319,6 +321,28 @@ class Planned:
 
     def __str__(self) -> str:
         return f"{' and '.join(outage.__name__ for outage in self.outages)} for {self.seconds:g} s"
+
+
+def long_outages(seed: int, *, pairs: int = 20) -> Tally:
+    """Each outage for one second and for eight, one of each server for forty, and so many pairs drawn by the seed.
+
+    A pair is of two servers. All is compared after each; a new world is made now and then, as the checker looks at
+    everything that was ever played in one.
+    """
+    short = [Planned([outage], seconds) for outage in OUTAGES for seconds in (1, 8)]
+    long = [Planned([outage], 40) for outage in (postgres_unreachable, kafka_stopped, redis_hung)]
+    of_two = [
+        Planned(two, 8)
+        for two in itertools.combinations(OUTAGES, 2)
+        if len({outage.__name__.partition("_")[0] for outage in two}) == 2
+    ]
+    source = random.Random(f"plan/{seed}")
+    plan = [*short, *long, *source.sample(of_two, pairs)]
+    source.shuffle(plan)
+    total = Tally("outages", seed)
+    for number, start in enumerate(range(0, len(plan), _OUTAGES_IN_A_WORLD)):
+        total.add(outages(seed * 1000 + number, plan[start : start + _OUTAGES_IN_A_WORLD], check_each=True))
+    return total
 
 
 def outages(seed: int, plan: Sequence[Planned], *, check_each: bool = False) -> Tally:

@@ -22,6 +22,12 @@ class Tally:
     findings: Findings = field(default_factory=Findings)
     seconds: float = 0.0
 
+    def add(self, other: "Tally") -> None:
+        """Add what another did and found."""
+        self.faults += other.faults
+        self.findings.add(other.findings)
+        self.seconds += other.seconds
+
     def assert_faultless(self) -> None:
         """Raise AssertionError, with scenario, seed and the first differences, if anything is not as it must be."""
         wrong = self.findings.faults

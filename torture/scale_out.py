@@ -163,12 +163,6 @@ class _Fleet:
         except (KafkaException, PlayerError):
             return 0
 
-    def freeze(self, replica: Replica) -> None:
-        """SIGSTOP, at any moment."""
-        self._frozen.add(replica)
-        replica.pause()
-        self.injected("replica frozen")
-
     def freeze_in_transaction(self, replica: Replica) -> None:
         """SIGSTOP while it holds locks on batches in a transaction.
 

@@ -146,7 +146,7 @@ def assessment_announcement(batch: BatchFacts, assessment: Assessment, source_se
     ]
     if not ranked:
         return None
-    at = assessment.at
+    at = assessment.clock.at
     return Announcement(
         topic=topics.BATCH_ASSESSMENT_COMPLETED,
         key=batch.batch_id,

@@ -66,7 +66,7 @@ class EssayFacts:
 
 @dataclass(frozen=True)
 class BatchFacts:
-    """Everything known of a batch. `essays` holds its members, and any other essay its outcomes speak of."""
+    """Everything known of a batch. `essays` holds those that are in it, its anchors among them."""
 
     batch_id: str
     heard_at: datetime
@@ -90,7 +90,7 @@ class BatchFacts:
     def members(self) -> list[EssayFacts]:
         """The batch's own essays, by id; anchors are never among them."""
         return sorted(
-            (e for e in self.essays.values() if e.batch_id == self.batch_id and e.essay_id not in self.anchor_ids),
+            (essay for essay in self.essays.values() if essay.essay_id not in self.anchor_ids),
             key=lambda essay: essay.essay_id,
         )
 
@@ -232,14 +232,18 @@ def earliest_critical_outcome(batch: BatchFacts, matter: Collection[Phase]) -> P
 
 
 def outcomes_and_results_are_in(batch: BatchFacts, matter: Collection[Phase]) -> bool:
-    """Whether each phase that matters has its outcome, and every essay listed there as processed its own result."""
+    """Whether each phase that matters has its outcome, and every member listed there as processed its own result.
+
+    A listed essay that is in another batch now is not waited for: its result would bring nobody to look at this one.
+    """
     if not all(phase in batch.outcomes for phase in matter):
         return False
     return all(
-        (essay := batch.essays.get(essay_id)) is not None and essay.result(phase) is not None
+        essay.result(phase) is not None
         for phase in matter
         if phase is not Phase.STUDENT_MATCHING
-        for essay_id in batch.outcomes[phase].processed_essay_ids - batch.anchor_ids
+        for essay in batch.members
+        if essay.essay_id in batch.outcomes[phase].processed_essay_ids
     )
 
 

@@ -5,7 +5,6 @@ in `{prefix}_{field}`; a batch facet's in `batch_results`, a registration's fiel
 """
 
 from dataclasses import dataclass, fields
-from datetime import datetime
 from functools import cache
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 from uuid import UUID
@@ -150,12 +149,12 @@ class RankedEssayFact:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """A CJ job's rankings, as one of its two forms told them.
+    """A CJ job's rankings, as a message of one of the two forms told them; each is a fact of its own, like an end.
 
     `graded` tells the rich form, whose anchors are left out already, from the older one, whose are not.
     """
 
-    at: datetime
+    clock: Clock
     batch_id: str
     job_id: str
     graded: bool

@@ -84,7 +84,7 @@ class Facts:
         self.essays: dict[str, Row] = {}
         self.outcomes: dict[tuple[str, Phase], PhaseOutcome] = {}
         self.pipeline_ends: dict[UUID, PipelineEnd] = {}
-        self.assessments: dict[tuple[str, str, bool], Assessment] = {}
+        self.assessments: dict[UUID, Assessment] = {}
 
     def batch(self, batch_id: str, event: Event) -> BatchRow:
         """The batch, of which `event` speaks."""
@@ -324,10 +324,10 @@ def fold_assessment_result(facts: Facts, event: Event, payload: consumed.Assessm
 def _assessment(
     facts: Facts, event: Event, batch_id: str, job_id: str, *, graded: bool, rankings: list[RankedEssayFact]
 ) -> None:
-    """Both forms are kept, in the order of folding: the first that ranks a student is the one that is announced."""
+    """Every message is kept, in the order of folding: a job's first that ranks a student is the one announced."""
     facts.assessments.setdefault(
-        (batch_id, job_id, graded),
-        Assessment(event.clock.at, batch_id, job_id, graded, rankings, event.correlation_id, event.traceparent),
+        event.clock.event_id,
+        Assessment(event.clock, batch_id, job_id, graded, rankings, event.correlation_id, event.traceparent),
     )
 
 

@@ -342,24 +342,10 @@ class ProjectionRepository:
     async def load_essays(
         self, session: WriteSession | ReadSession, batches: Collection[BatchFacts]
     ) -> dict[str, BatchFacts]:
-        """The batches with their essays, and those that their outcomes list but that are elsewhere now."""
+        """The batches with the essays that are in them."""
         essays: dict[str, dict[str, EssayFacts]] = {batch.batch_id: {} for batch in batches}
         for row in (await session.execute(_ESSAYS_OF_BATCHES, {"batch_ids": sorted(essays)})).mappings():
             essays[row["batch_id"]][row["essay_id"]] = _essay(row)
-        elsewhere = {
-            essay_id
-            for batch in batches
-            for outcome in batch.outcomes.values()
-            for essay_id in outcome.processed_essay_ids
-            if essay_id not in essays[batch.batch_id]
-        }
-        if elsewhere:
-            rows = (await session.execute(_ESSAYS, {"essay_ids": sorted(elsewhere)})).mappings()
-            others = {row["essay_id"]: _essay(row) for row in rows}
-            for batch in batches:
-                for outcome in batch.outcomes.values():
-                    for essay_id in outcome.processed_essay_ids & others.keys():
-                        essays[batch.batch_id].setdefault(essay_id, others[essay_id])
         return {batch.batch_id: replace(batch, essays=essays[batch.batch_id]) for batch in batches}
 
     async def unannounced_assessments(self, session: WriteSession, batch_ids: Collection[str]) -> list[Assessment]:
@@ -387,7 +373,6 @@ _ENDS = (
 )
 _BATCHES = select(batch_results).where(batch_results.c.batch_id == any_(bindparam("batch_ids")))
 _ESSAYS_OF_BATCHES = select(essay_results).where(essay_results.c.batch_id == any_(bindparam("batch_ids")))
-_ESSAYS = select(essay_results).where(essay_results.c.essay_id == any_(bindparam("essay_ids")))
 
 
 def _clock(row: Columns, prefix: str) -> Clock | None:
@@ -510,8 +495,9 @@ def _assessment_row(assessment: Assessment) -> dict[str, Any]:
     return {
         "batch_id": assessment.batch_id,
         "job_id": assessment.job_id,
-        "assessed_at": assessment.at,
         "graded": assessment.graded,
+        "event_id": assessment.clock.event_id,
+        "assessed_at": assessment.clock.at,
         "rankings": assessment.rankings,
         "correlation_id": assessment.correlation_id,
         "traceparent": assessment.traceparent,
@@ -521,7 +507,7 @@ def _assessment_row(assessment: Assessment) -> dict[str, Any]:
 
 def _assessment(row: Columns) -> Assessment:
     return Assessment(
-        at=row["assessed_at"],
+        clock=Clock(row["assessed_at"], row["event_id"]),
         batch_id=row["batch_id"],
         job_id=row["job_id"],
         graded=row["graded"],

@@ -186,6 +186,8 @@ cj_assessments = Table(
     Column("correlation_id", Uuid(), nullable=False),
     Column("traceparent", Text()),
     Column("announcement_id", Uuid(), nullable=False),
+    # nil: folded before, or by a version that does not know of it yet (see the migration)
+    Column("event_id", Uuid(), primary_key=True, server_default=text("'00000000-0000-0000-0000-000000000000'")),
 )
 
 announcements = Table(

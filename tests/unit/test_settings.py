@@ -193,6 +193,10 @@ def test_lists_are_json_or_words_separated_by_commas(load: Load, text: str) -> N
     assert load(ALLOWED_SERVICE_IDS=text).allowed_service_ids == ["a", "b"]
 
 
+def test_an_empty_instance_id_is_none(load: Load) -> None:
+    assert load(KAFKA_GROUP_INSTANCE_ID="").kafka_group_instance_id is None
+
+
 def test_expected_phases_are_phases(load: Load) -> None:
     assert load(EXPECTED_PHASES="nlp,spellcheck").expected_phases == [Phase.NLP, Phase.SPELLCHECK]
     assert load(EXPECTED_PHASES='["ai_feedback"]').expected_phases == [Phase.AI_FEEDBACK]

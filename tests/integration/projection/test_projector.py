@@ -207,6 +207,28 @@ async def test_a_job_is_announced_by_the_first_of_its_two_forms_only(order: str,
     assert len(await read_model.announced(None)) == 2
 
 
+async def test_a_job_told_of_twice_in_one_form_is_announced_by_the_one_that_ranks_a_student(
+    read_model: ReadModel,
+) -> None:
+    await read_model.poll(say.registered(["e1"]), say.rankings({"anchor": (1, 0.5)}, at=80))
+    assert await read_model.assessments() == []
+    await read_model.poll(say.rankings({"e1": (1, 0.5)}, at=79))
+    [announced] = await read_model.assessments()
+    assert [ranked["essay_id"] for ranked in announced["data"]["rankings_summary"]] == ["e1"]
+
+
+async def test_a_batch_whose_last_missing_essay_moves_away_is_finished_and_announced(read_model: ReadModel) -> None:
+    await read_model.poll(
+        say.registered(["e1"], "b1", requested=["spellcheck"]), say.outcome("spellcheck", ["e1"], batch="b1", at=100)
+    )
+    assert await read_model.status("b1") == "processing_pipelines"
+    await read_model.poll(say.slot("e1", "b2", at=200))
+    assert await read_model.status("b1") == "completed_successfully"
+    await read_model.poll(say.spellcheck("e1", "b2", at=50))
+    assert await read_model.status("b1") == "completed_successfully"
+    assert len(await read_model.announced()) == 1
+
+
 async def test_a_critical_phase_finishes_the_batch_at_once(read_model: ReadModel) -> None:
     await read_model.poll(say.registered(), say.outcome("spellcheck", failed=["e1", "e2"], status=CRITICAL))
     [results] = await read_model.announced()

@@ -3,17 +3,19 @@
 import asyncio
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from result_aggregator_service.domain.facets import BATCH_FACETS, ESSAY_FACETS
-from result_aggregator_service.storage.tables import batch_results, essay_results, metadata
+from result_aggregator_service.storage.tables import batch_results, cj_assessments, essay_results, metadata
 
 CHECKOUT = Path(__file__).parents[3]
 
@@ -70,6 +72,41 @@ async def test_migrations_go_up_down_to_nothing_and_up_again(empty_database_url:
     assert await schema(empty_database_url) == {part: [] for part in once}
     await alembic(empty_database_url, "upgrade", "head")
     assert await schema(empty_database_url) == once
+
+
+async def test_rankings_outlive_the_way_up_and_down_and_the_version_before_goes_on_in_between(
+    empty_database_url: str,
+) -> None:
+    engine = create_async_engine(empty_database_url, poolclass=NullPool)
+
+    async def insert(*, graded: bool, **more: UUID) -> None:
+        values = {"batch_id": "b", "job_id": "job", "assessed_at": datetime.now(UTC), "rankings": []}
+        values |= {"graded": graded, "correlation_id": uuid4(), "announcement_id": uuid4(), **more}
+        columns = [column for name, column in cj_assessments.c.items() if name in values]
+        written = text(
+            f"INSERT INTO cj_assessments ({', '.join(c.name for c in columns)}) "
+            f"VALUES ({', '.join(f':{c.name}' for c in columns)}) ON CONFLICT DO NOTHING"
+        ).bindparams(*(bindparam(c.name, type_=c.type) for c in columns))
+        async with engine.begin() as connection:
+            await connection.execute(written, values)
+
+    async def forms() -> list[bool]:
+        async with engine.connect() as connection:
+            found = await connection.execute(text("SELECT graded FROM cj_assessments ORDER BY place"))
+            return list(found.scalars())
+
+    await alembic(empty_database_url, "upgrade", "0001")
+    await insert(graded=True)
+    await alembic(empty_database_url, "upgrade", "0002")
+    for graded in (True, False, False):  # as the version before does: it keeps the first of each form
+        await insert(graded=graded)
+    assert await forms() == [True, False]
+    for graded in (True, False):
+        await insert(graded=graded, event_id=uuid4())
+    assert await forms() == [True, False, True, False]
+    await alembic(empty_database_url, "downgrade", "0001")
+    assert await forms() == [True, False]
+    await engine.dispose()
 
 
 async def test_there_is_nothing_left_to_migrate(database_url: str) -> None:

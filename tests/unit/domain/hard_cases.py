@@ -16,6 +16,7 @@ HARD_CASES = frozenset(
     {
         "both forms of a spell check of one essay",
         "both forms of a CJ job's rankings",
+        "a form of a CJ job's rankings twice",
         "a thin form that lists failures",
         "a CJ failure",
         "a rerun of a phase",
@@ -35,6 +36,7 @@ HARD_CASES = frozenset(
         "registrations with two lists",
         "registrations with two requests",
         "an essay claimed by two batches",
+        "an essay that an outcome lists, and that is in another batch in the end",
         "a result that names no batch",
         "an anchor",
         "two jobs of one batch",
@@ -141,7 +143,7 @@ def _of_phases(history: Sequence[Event]) -> set[str]:
 def _of_essays(history: Sequence[Event]) -> set[str]:
     found: set[str] = set()
     forms: dict[str, set[type]] = {}
-    jobs: dict[str, dict[str, set[bool]]] = {}
+    jobs: dict[str, dict[str, list[bool]]] = {}
     failed_early: set[str] = set()
     listed_failed: set[str] = set()
     for event in history:
@@ -169,15 +171,21 @@ def _of_essays(history: Sequence[Event]) -> set[str]:
             case consumed.EssayNlpCompleted(parent_id=None):
                 found.add("a result that names no batch")
     facts = fold(history)
-    for batch_id, job_id, graded in facts.assessments:
-        jobs.setdefault(batch_id, {}).setdefault(job_id, set()).add(graded)
+    for assessment in facts.assessments.values():
+        jobs.setdefault(assessment.batch_id, {}).setdefault(assessment.job_id, []).append(assessment.graded)
     if any(len(kinds) > 1 for kinds in forms.values()):
         found.add("both forms of a spell check of one essay")
-    if any(len(graded) > 1 for of_batch in jobs.values() for graded in of_batch.values()):
+    forms_of_jobs = [graded for of_batch in jobs.values() for graded in of_batch.values()]
+    if any(len(set(graded)) > 1 for graded in forms_of_jobs):
         found.add("both forms of a CJ job's rankings")
+    if any(len(set(graded)) < len(graded) for graded in forms_of_jobs):
+        found.add("a form of a CJ job's rankings twice")
     if any(len(of_batch) > 1 for of_batch in jobs.values()):
         found.add("two jobs of one batch")
     model = _settled(history)
+    for (batch_id, _), outcome in facts.outcomes.items():
+        if any(model.essay(essay).batch_id != batch_id for essay in outcome.processed_essay_ids):
+            found.add("an essay that an outcome lists, and that is in another batch in the end")
     for essay in listed_failed:
         known = model.essay(essay)
         if essay in failed_early and known.cj is None:

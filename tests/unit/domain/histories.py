@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from result_aggregator_service.contracts.enums import Phase
 from result_aggregator_service.domain.event import Event
-from result_aggregator_service.domain.fold import fold
 from tests.unit.domain import messages as say
 from tests.unit.domain.lives import EPISODES, REQUESTS, Maker, life_of, orderly_life
 from tests.unit.domain.messages import CANCELLED, CRITICAL, FAILURES, SUCCESS
@@ -23,19 +22,23 @@ FINAL = (SUCCESS, FAILURES, CRITICAL, CANCELLED)
 seeds = st.integers(0, 2**32 - 1)
 
 
-def soup_message(seed: int, number: int) -> Event:
-    """A message of any kind about two batches and four essays, at one of ten seconds."""
+def soup_message(seed: int, number: int, phase: str | None = None) -> Event:
+    """A message of any kind about two batches and four essays, at one of ten seconds.
+
+    `phase`, spellcheck or cj_assessment: only of the kinds that decide that phase or where essays belong, about two.
+    """
     dice = Random(seed)
+    all_essays = ("e1", "e2") if phase else ("e1", "e2", "e3", "e4")
     one_of: Callable[[Sequence[str]], str] = dice.choice
 
     def essay() -> str:
-        return one_of(("e1", "e2", "e3", "e4"))
+        return one_of(all_essays)
 
     def essays(most: int = 4) -> list[str]:
-        return dice.sample(("e1", "e2", "e3", "e4"), dice.randint(0, most))
+        return dice.sample(all_essays, dice.randint(0, min(most, len(all_essays))))
 
     def batch() -> str:
-        return one_of(("b1", "b1", "b1", "b2"))
+        return one_of(("b1", "b2") if phase else ("b1", "b1", "b1", "b2"))
 
     def ranks() -> dict[str, tuple[int | None, float | None]]:
         return {e: (dice.choice((None, 1, 2, 3)), dice.choice((None, -1.5, 0.0, 0.25))) for e in essays()}
@@ -45,19 +48,21 @@ def soup_message(seed: int, number: int) -> Event:
     error = dice.choice((None, "BROKEN"))
     small = dice.choice((None, 0, 1, 2, 3))
     job = one_of(("j1", "j2"))
-    makers: tuple[Maker, ...] = (
+    of_membership: tuple[Maker, ...] = (
         lambda at, n: say.registered(
             essays(),
             batch(),
             user=one_of(("u1", "u2")),
             expected=dice.randint(0, 5),
-            requested=dice.choice(REQUESTS),
+            requested=[phase] if phase else dice.choice(REQUESTS),
             at=at,
             number=n,
         ),
         lambda at, n: say.slot(essay(), batch(), text=f"text {n}", at=at, number=n),
+    )
+    of_outcomes: tuple[Maker, ...] = (
         lambda at, n: say.outcome(
-            one_of((*PHASES, "spellcheck", "cj_assessment")),
+            phase or one_of((*PHASES, "spellcheck", "cj_assessment")),
             essays(),
             essays(2),
             batch(),
@@ -65,10 +70,14 @@ def soup_message(seed: int, number: int) -> Event:
             at=at,
             number=n,
         ),
+    )
+    of_spellcheck: tuple[Maker, ...] = (
         lambda at, n: say.spellcheck(essay(), maybe_batch, ok=ok, corrections=small, error=error, at=at, number=n),
         lambda at, n: say.rich_spellcheck(
             essay(), batch(), ok=ok, corrections=small, error=error, words=n, at=at, number=n
         ),
+    )
+    of_cj: tuple[Maker, ...] = (
         lambda at, n: say.rankings(ranks(), batch(), job=job, at=at, number=n),
         lambda at, n: say.thin(essays(), essays(2), batch(), job=job, at=at, number=n),
         lambda at, n: say.cj_failed(batch(), error=error, at=at, number=n),
@@ -81,6 +90,8 @@ def soup_message(seed: int, number: int) -> Event:
             at=at,
             number=n,
         ),
+    )
+    others: tuple[Maker, ...] = (
         lambda at, n: say.end(
             dice.sample(PHASES, dice.randint(0, 3)),
             batch(),
@@ -92,21 +103,30 @@ def soup_message(seed: int, number: int) -> Event:
         lambda at, n: say.nlp(essay(), maybe_batch, words=n, at=at, number=n),
         lambda at, n: say.feedback(essay(), maybe_batch, ok=ok, error=error, at=at, number=n),
     )
-    # Outcomes decide most; few seconds, so that messages of one time are common.
-    make = dice.choice((*makers, makers[2], makers[2]))
-    return make(dice.randint(0, 9), number)
+    of_phases = {"spellcheck": of_spellcheck, "cj_assessment": of_cj}
+    if phase is not None:
+        makers = (*of_membership, *of_outcomes, *of_phases[phase])
+    else:  # outcomes decide most
+        makers = (*of_membership, *of_outcomes * 3, *of_spellcheck, *of_cj, *others)
+    # Few seconds, so that messages of one time are common.
+    return dice.choice(makers)(dice.randint(0, 9), number)
 
 
 @st.composite
 def soups(draw: st.DrawFn, *, max_size: int = 14) -> list[Event]:
-    """Messages of every kind about two batches and four essays, with no sense in them; each with an id of its own."""
+    """Messages about two batches and four essays, with no sense in them; each with an id of its own.
+
+    They are of every kind; or thicker: of one phase, so that a batch is often finished by its outcome and results.
+    """
+    phase = draw(st.sampled_from((None, None, "spellcheck", "cj_assessment")))
     size = draw(st.integers(1, max_size))
     drawn = draw(st.lists(seeds, min_size=size, max_size=size))
     numbers = Random(drawn[0]).sample(range(1, size + 1), size)
-    return [soup_message(seed, number) for seed, number in zip(drawn, numbers, strict=True)]
+    return [soup_message(seed, number, phase) for seed, number in zip(drawn, numbers, strict=True)]
 
 
-_episodes = st.lists(st.sampled_from(sorted(EPISODES)), min_size=1, max_size=5)
+# An essay that moves on at the wrong moment is rarely seen by chance.
+_episodes = st.lists(st.sampled_from([*sorted(EPISODES), *["moves_on"] * 3]), min_size=1, max_size=5)
 
 
 @st.composite
@@ -133,7 +153,8 @@ def in_polls(history: Sequence[Event]) -> st.SearchStrategy[list[list[Event]]]:
 def arrival(history: Sequence[Event], seed: int) -> list[list[Event]]:
     """The polls of one way in which a history may arrive; the simplest, 0, is in one poll as it was sent.
 
-    An event's place depends on the seed and its own id only, so that the others keep theirs when one is left out.
+    An event's place depends on the seed and its own id only, so that the others keep theirs when one is left out. In
+    half of the ways one message comes only when all the others are settled.
     """
     if seed == 0:
         return [list(history)]
@@ -149,11 +170,18 @@ def arrival(history: Sequence[Event], seed: int) -> list[list[Event]]:
         while own.random() < again:
             placed.append((index + 1000.0 * own.random(), own.random() < cut, event))
     placed.sort(key=lambda item: item[0])
+    straggler = None
+    if dice.random() < 0.5:
+        straggler = min(history, key=lambda event: Random(~seed ^ event.clock.event_id.int).random(), default=None)
     polls: list[list[Event]] = [[]]
     for _, ends_poll, event in placed:
+        if event is straggler:
+            continue
         polls[-1].append(event)
         if ends_poll:
             polls.append([])
+    if straggler is not None:
+        polls.append([straggler])
     return [poll for poll in polls if poll]
 
 
@@ -162,15 +190,3 @@ def graces(seed: int, polls: Sequence[object]) -> list[bool]:
     dice = Random(seed)
     often = dice.choice((0.0, 0.3, 1.0)) if seed else 0.0
     return [dice.random() < often for _ in polls]
-
-
-def a_form_of_each_job_once(history: Sequence[Event]) -> list[Event]:
-    """The history without any second message of one form about one CJ job: of those the first to be folded is kept."""
-    told: set[tuple[str, str, bool]] = set()
-    kept: list[Event] = []
-    for event in history:
-        jobs = fold([event]).assessments.keys()
-        if not jobs & told:
-            told |= jobs
-            kept.append(event)
-    return kept

@@ -315,6 +315,16 @@ def claimed_essay(life: Life) -> None:
             life.check_spelling([essay])
 
 
+def moves_on(life: Life) -> None:
+    """One phase, of whose essays one goes over to the neighbour before its result is told."""
+    moving = life.dice.choice(life.essays)
+    life.register(requested=["spellcheck"])
+    life.check_spelling([essay for essay in life.essays if essay != moving])
+    life.conclude("spellcheck", life.essays)
+    life.tell(lambda at, n: say.slot(moving, life.neighbour, at=at, number=n))
+    life.tell(lambda at, n: say.spellcheck(moving, life.neighbour, at=at, number=n))
+
+
 def nameless_results(life: Life) -> None:
     """NLP and AI feedback in which no batch is named."""
     life.analyse(life.some(life.essays), naming_the_batch=0)
@@ -344,6 +354,7 @@ EPISODES: dict[str, Callable[[Life], None]] = {
         other_list,
         other_request,
         claimed_essay,
+        moves_on,
         nameless_results,
         same_job_again,
     )

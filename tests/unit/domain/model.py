@@ -1,10 +1,10 @@
 """The read model in memory: what the database does with facts, said in the fewest words and on a single thread.
 
-It merges as the upserts merge, finds an essay's batch by the rule of `docs/semantics.md`, and settles as the service
-does after each poll. The database is compared with it.
+It merges as the upserts merge, finds an essay's batch by the rule of `docs/semantics.md`, and after each poll judges
+the batches that the poll touched and no others, as the service does. The database is compared with it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -58,7 +58,7 @@ AnyFacet = TypeVar("AnyFacet", bound=Facet)
 
 @dataclass(frozen=True)
 class View:
-    """All that can be seen of a batch once it is settled."""
+    """All that can be seen of a batch once it is settled; the status is the one written down when it was judged."""
 
     facts: BatchFacts
     members: list[str]
@@ -82,18 +82,24 @@ class ReadModel:
         self.facts = Facts()
         self.grace: dict[str, Clock] = {}
         self.announced: list[Announcement] = []
+        self._statuses: dict[str, BatchStatus] = {}  # as they were judged last
+        self._waiting: set[str] = set()  # for the grace to run out, as they were judged last
+        self._places: dict[str, str | None] = {}  # each essay's batch, until something comes in
         self._batches: dict[str, BatchFacts] = {}  # as they stand until something comes in
 
     # What comes in.
 
     def poll(self, *events: Event) -> list[Announcement]:
-        """Fold a poll by itself, merge it, settle; returns what is announced now."""
-        self.merge(fold(events))
-        return self.settle()
+        """Fold a poll by itself, merge it, judge what it touched; returns what is announced now."""
+        return self.settle(self.merge(fold(events)))
 
-    def merge(self, facts: Facts) -> None:
-        """Take facts as the upserts take them."""
-        self._batches.clear()
+    def merge(self, facts: Facts) -> set[str]:
+        """Take facts as the upserts take them.
+
+        Returns the batches that they touch: those that they speak of, those that hold an essay of which they speak,
+        and those that an essay left or entered.
+        """
+        before = self._places
         for batch_id, batch in facts.batches.items():
             known = self.facts.batches.setdefault(batch_id, BatchRow())
             _merge_row(known, batch)
@@ -106,41 +112,57 @@ class ReadModel:
             self.facts.outcomes[key] = later(self.facts.outcomes.get(key), outcome)
         for event_id, end in facts.pipeline_ends.items():
             self.facts.pipeline_ends.setdefault(event_id, end)
-        for job, assessment in facts.assessments.items():
-            self.facts.assessments.setdefault(job, assessment)
+        for event_id, assessment in facts.assessments.items():
+            self.facts.assessments.setdefault(event_id, assessment)
+        self._batches.clear()
+        self._places = {essay_id: self.batch_of(essay_id) for essay_id in self.facts.essays}
+        moved = {essay_id for essay_id, batch_id in self._places.items() if before.get(essay_id) != batch_id}
+        places = {place.get(essay_id) for essay_id in facts.essays.keys() | moved for place in (before, self._places)}
+        return {batch_id for batch_id in facts.batches.keys() | places if batch_id is not None}
 
     def run_grace(self) -> list[Announcement]:
         """The grace of every batch that waits after a pipeline's end runs out; returns what is announced now."""
-        for batch_id in self.facts.batches:
-            batch = self.batch(batch_id)
-            horizon = batch.horizon()
-            if batch.pipeline_ends and horizon is not None and finished_by(batch, self.expected) is None:
-                self.grace[batch_id] = horizon
-                del self._batches[batch_id]
-        return self.settle()
+        waiting = set(self._waiting)
+        for batch_id in waiting:
+            horizon = self.batch(batch_id).horizon()
+            assert horizon is not None
+            self.grace[batch_id] = horizon
+            del self._batches[batch_id]
+        return self.settle(waiting)
 
-    def settle(self) -> list[Announcement]:
-        """Announce what is to be announced and has not been."""
+    def settle(self, touched: Collection[str]) -> list[Announcement]:
+        """Judge some batches: write down what follows, announce what is to be announced and has not been."""
         known = self.ledger
         fresh: list[Announcement] = []
-        for batch_id in sorted(self.facts.batches):
+        for batch_id in sorted(touched):
             batch = self.batch(batch_id)
             finished = finished_by(batch, self.expected)
+            status = self._statuses[batch_id] = overall_status(batch, self.expected)
             if batch_id in self.grace and finished is not FinishedBy.GRACE:
                 del self.grace[batch_id], self._batches[batch_id]
             if finished is None:
+                if batch.pipeline_ends:
+                    self._waiting.add(batch_id)
                 continue
-            status = overall_status(batch, self.expected)
+            self._waiting.discard(batch_id)
             announcement = results_announcement(batch, status, self.expected, SERVICE)
             if announcement is not None and not known & {announcement.event_id, pipeline_results_id(batch, status)}:
                 fresh.append(announcement)
-        for (batch_id, _, _), assessment in self.facts.assessments.items():
-            announcement = assessment_announcement(self.batch(batch_id), assessment, SERVICE)
+        for assessment in self.facts.assessments.values():
+            if assessment.batch_id not in touched:
+                continue
+            announcement = assessment_announcement(self.batch(assessment.batch_id), assessment, SERVICE)
             if announcement is not None and announcement.event_id not in known:
                 known.add(announcement.event_id)
                 fresh.append(announcement)
         self.announced += fresh
         return fresh
+
+    def assert_all_is_judged(self) -> None:
+        """Every batch stands as it would if it were judged at this moment, whatever the last poll touched."""
+        written, waiting = dict(self._statuses), set(self._waiting)
+        assert self.settle(self.facts.batches) == []
+        assert (self._statuses, self._waiting) == (written, waiting)
 
     @property
     def ledger(self) -> set[UUID]:
@@ -165,7 +187,7 @@ class ReadModel:
         assert row.heard_at is not None
         return EssayFacts(
             essay_id=essay_id,
-            batch_id=self.batch_of(essay_id),
+            batch_id=self._places[essay_id],
             heard_at=row.heard_at,
             started_at=row.started_at,
             file=_facet(row, EssayFile),
@@ -178,7 +200,7 @@ class ReadModel:
         )
 
     def batch(self, batch_id: str = "b") -> BatchFacts:
-        """A batch with its essays, and those that its outcomes list as processed but that are elsewhere."""
+        """A batch with the essays that are in it."""
         if batch_id not in self._batches:
             self._batches[batch_id] = self._batch(batch_id)
         return self._batches[batch_id]
@@ -187,9 +209,8 @@ class ReadModel:
         row = self.facts.batches[batch_id]
         assert row.heard_at is not None
         outcomes = {phase: outcome for (owner, phase), outcome in self.facts.outcomes.items() if owner == batch_id}
-        listed = {essay_id for outcome in outcomes.values() for essay_id in outcome.processed_essay_ids}
         ends = [end for end in self.facts.pipeline_ends.values() if end.batch_id == batch_id]
-        essays = {e: self.essay(e) for e in self.facts.essays if e in listed or self.batch_of(e) == batch_id}
+        essays = {e: self.essay(e) for e, place in self._places.items() if place == batch_id}
         return BatchFacts(
             batch_id=batch_id,
             heard_at=row.heard_at,
@@ -206,8 +227,7 @@ class ReadModel:
         )
 
     def view(self, batch_id: str = "b") -> View:
-        batch = self.batch(batch_id)
-        status = overall_status(batch, self.expected)
+        batch, status = self.batch(batch_id), self._statuses[batch_id]
         matter = phases_that_matter(batch, self.expected)
         return View(
             facts=batch,

@@ -41,14 +41,7 @@ def on_the_wire(event: Event) -> Message:
     return Message(event.topic, b"", json.dumps(envelope).encode(), [])
 
 
-def names_a_batch(event: Event) -> bool:
-    """Unlike the service, the oracle takes an older spell check that names no batch for a bad message."""
-    payload = event.payload
-    return not isinstance(payload, consumed.SpellcheckCompleted) or payload.system_metadata.parent_id is not None
-
-
-histories = (soups() | lives()).map(lambda history: [event for event in history if names_a_batch(event)])
-short_histories = soups(max_size=9).map(lambda history: [event for event in history if names_a_batch(event)])
+histories = soups() | lives()
 
 
 def oracle_of(history: Sequence[Event]) -> Oracle:
@@ -109,7 +102,7 @@ def test_any_history_stands_as_the_oracle_says(history: list[Event]) -> None:
 
 @given(st.data())
 def test_whatever_any_history_announces_is_what_the_oracle_allows(data: st.DataObject) -> None:
-    history = data.draw(short_histories.filter(bool), label="history")
+    history = data.draw(soups(max_size=9), label="history")
     model = after_polls(data.draw(in_polls(history), label="polls"))
     model.run_grace()
     oracle = oracle_of(history)

@@ -274,6 +274,13 @@ def test_a_form_that_ranks_no_student_does_not_stand_in_the_way_of_the_other() -
     assert [(line.essay_id, line.letter_grade) for line in data.rankings_summary] == [("e1", "A")]
 
 
+def test_a_message_that_ranks_no_student_does_not_stand_in_the_way_of_another_of_its_form() -> None:
+    model = read_model(REGISTERED, say.rankings({"anchor": (1, 0.5)}, at=80))
+    assert model.announced == []
+    _, data = only_assessment(model.poll(say.rankings({"e1": (1, 0.5)}, at=79)))
+    assert [line.essay_id for line in data.rankings_summary] == ["e1"]
+
+
 def test_the_order_within_a_poll_counts_too() -> None:
     rich, older = say.assessment({"e1": (1, 0.5)}, grade="A"), say.rankings({"e1": (1, 0.5)})
     _, data = only_assessment(read_model(REGISTERED, older, rich).announced)

@@ -15,7 +15,7 @@ from result_aggregator_service.domain.batch import (
 from result_aggregator_service.domain.event import Event
 from tests.unit.domain import messages as say
 from tests.unit.domain.messages import AWAITING, CANCELLED, CRITICAL, EXPECTED, FAILURES, PROCESSING, SUCCESS, time
-from tests.unit.domain.model import View, read_model
+from tests.unit.domain.model import ReadModel, View, read_model
 
 SPELLCHECK, CJ, NLP = Phase.SPELLCHECK, Phase.CJ_ASSESSMENT, Phase.NLP
 FEEDBACK, MATCHING = Phase.AI_FEEDBACK, Phase.STUDENT_MATCHING
@@ -118,10 +118,17 @@ def test_anchors_need_no_results() -> None:
     assert view(*CHECKED, rich, outcome).finished_by is FinishedBy.OUTCOMES
 
 
-def test_a_result_counts_even_if_its_essay_is_in_another_batch_now() -> None:
-    model = read_model(*CHECKED, *JUDGED, say.slot("e2", "other", at=900))
+@pytest.mark.parametrize("moves", ["first", "before its result", "last"])
+def test_an_essay_that_is_in_another_batch_now_is_no_longer_waited_for(moves: str) -> None:
+    listed = [say.registered(requested=["spellcheck"]), say.outcome("spellcheck", ["e1", "e2"], at=100)]
+    messages = [*listed, say.spellcheck("e1", at=50), say.spellcheck("e2", "other", at=60)]
+    messages.insert({"first": 0, "before its result": 3, "last": 4}[moves], say.slot("e2", "other", at=900))
+    model = ReadModel()
+    for message in messages:
+        model.poll(message)
     assert model.view().members == ["e1"]
-    assert model.view().finished_by is FinishedBy.OUTCOMES
+    assert (model.view().finished_by, model.view().status) == (FinishedBy.OUTCOMES, SUCCESS)
+    assert len(model.announced) == 1
 
 
 def test_the_word_of_comparative_judgments_failure_is_no_result_of_an_essay() -> None:

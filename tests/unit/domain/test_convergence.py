@@ -26,7 +26,7 @@ from tests.unit.domain.model import ReadModel, after_polls
 arrivals = st.tuples(seeds, seeds)
 histories = soups() | lives()
 #: Whatever the examples of other properties are, these have thousands.
-thousands = examples(6)
+thousands = examples(4.5)
 
 
 def settled(polls: list[list[Event]]) -> ReadModel:
@@ -85,10 +85,10 @@ def test_the_final_state_is_announced_and_nothing_is_announced_twice(
             assert final is not None
             # As such, or, once that has been announced, as finished by the pipeline's end that still rules.
             assert {final.event_id, pipeline_results_id(view.facts, view.status)} & set(identities), batch_id
-        assert model.settle() == []
+        model.assert_all_is_judged()
 
 
-@thousands
+@examples(3)  # of twice the length
 @given(orderly("b1"), orderly("b2"), arrivals)
 def test_orderly_pipelines_announce_the_same_whatever_the_order(
     one: list[Event], other: list[Event], seed_of_each: tuple[int, int]
@@ -167,6 +167,15 @@ def without_outcomes(announcement: Announcement) -> Announcement:
     """An announcement of results without what it says of the phases' outcomes."""
     data = announcement.envelope.data.model_copy(update={"phase_results": {}, "completed_essays": 0})
     return replace(announcement, envelope=announcement.envelope.model_copy(update={"data": data}))
+
+
+@thousands
+@given(histories, seeds)
+def test_to_judge_the_batches_that_a_poll_touched_is_to_judge_them_all(history: list[Event], seed: int) -> None:
+    model = ReadModel()
+    for events in arrival(history, seed):
+        model.poll(*events)
+        model.assert_all_is_judged()
 
 
 @given(histories, arrivals)

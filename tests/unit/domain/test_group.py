@@ -13,13 +13,13 @@ from tests.unit.domain.model import ReadModel
 
 
 def content(facts: Facts) -> dict[str, object]:
-    """The facts as values that can be compared; of rankings, of which job and form there are some."""
+    """The facts as values that can be compared."""
     return {
         "batches": {batch_id: (_row(row), row.created_at, row.anchor_ids) for batch_id, row in facts.batches.items()},
         "essays": {essay_id: _row(row) for essay_id, row in facts.essays.items()},
         "outcomes": facts.outcomes,
         "pipeline_ends": facts.pipeline_ends,
-        "assessments": facts.assessments.keys(),
+        "assessments": facts.assessments,
     }
 
 
@@ -39,6 +39,7 @@ class InMemory(Group):
         fresh = [event for event in events if event.clock.event_id not in self.inbox]
         self.inbox.update(event.clock.event_id for event in fresh)
         self.model.poll(*fresh)
+        self.model.assert_all_is_judged()
 
     def fold_in_vain(self, events: Sequence[Event]) -> None:
         """Nothing of a transaction is left when it breaks."""
@@ -67,4 +68,4 @@ class InMemory(Group):
 
 
 TestInMemory = InMemory.TestCase
-TestInMemory.settings = settings(examples(1.5), stateful_step_count=25)
+TestInMemory.settings = settings(examples(1.6), stateful_step_count=25)
