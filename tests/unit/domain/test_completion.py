@@ -288,7 +288,7 @@ def test_known_results_will_do_where_the_essays_are_not_loaded() -> None:
     assert overall_status(batch.with_(has_results=True, grace_horizon=None), EXPECTED) == PROCESSING
 
 
-@pytest.mark.parametrize("status", FINAL_STATUSES)
+@pytest.mark.parametrize("status", sorted(FINAL_STATUSES))
 def test_the_last_end_has_the_last_word_if_no_outcome_is_later(status: BatchStatus) -> None:
     finished = [*CHECKED, *JUDGED]
     assert view(*finished, say.end(status=status, at=200.5)).status == status
