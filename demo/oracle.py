@@ -720,11 +720,9 @@ class Oracle:
         for word in self.cj_words.get(batch_id, ()):
             identity = _identity("assessment", batch_id, str(word.data.get("cj_assessment_job_id")))
             if word.topic == CJ_RICH:
-                rankings = [
-                    [_rich_ranking(entry) for entry in word.data["essay_results"] if not entry.get("is_anchor")]
-                ]
+                rankings = [[_rich_ranking(entry) for entry in _ranked(word)]]
             elif word.topic == CJ_COMPLETED:
-                entries = word.data.get("rankings") or []
+                entries = _ranked(word)
                 rankings = [
                     [_older_ranking(entry) for entry in entries if entry["els_essay_id"] in known]
                     for known in (of_batch, of_batch & listed, of_batch | listed)
@@ -745,7 +743,7 @@ class Oracle:
                         "rankings_summary": summary,
                     },
                 )
-                if any(entry["rank"] is not None for entry in summary) and content not in contents[identity]:
+                if summary and content not in contents[identity]:
                     contents[identity].append(content)
         return {identity: each for identity, each in contents.items() if each}
 
@@ -755,11 +753,9 @@ class Oracle:
         certain: set[str] = set()
         for word in self.cj_words.get(batch_id, ()):
             if word.topic == CJ_RICH:
-                entries = [entry for entry in word.data["essay_results"] if not entry.get("is_anchor")]
-                sure = any(entry.get("rank") is not None and entry["essay_id"] not in anchors for entry in entries)
+                sure = any(entry["essay_id"] not in anchors for entry in _ranked(word))
             else:
-                entries = word.data.get("rankings") or []
-                sure = any(entry.get("rank") is not None and entry["els_essay_id"] in of_batch for entry in entries)
+                sure = any(entry["els_essay_id"] in of_batch for entry in _ranked(word))
             if sure:
                 certain.add(_identity("assessment", batch_id, str(word.data.get("cj_assessment_job_id"))))
         return frozenset(certain)
@@ -932,6 +928,15 @@ def _error_detail(failure: Failure | None) -> object:
     members["error_code"] = failure.code if failure and failure.code else Anything()
     members["message"] = failure.message if failure and failure.message else Anything()
     return Holding(members)
+
+
+def _ranked(word: Event) -> list[Json]:
+    """The entries of a message of either form that rank or score somebody, but for the rich form's anchors."""
+    if word.topic == CJ_RICH:
+        entries, score = [entry for entry in word.data["essay_results"] if not entry.get("is_anchor")], "bt_score"
+    else:
+        entries, score = word.data.get("rankings") or [], "score"
+    return [entry for entry in entries if entry.get("rank") is not None or entry.get(score) is not None]
 
 
 def _rich_ranking(entry: Json) -> Json:

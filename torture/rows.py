@@ -20,7 +20,7 @@ _COMPARED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "essay_results": (("essay_id",), ()),
     "phase_outcomes": (("batch_id", "phase"), ()),
     "pipeline_ends": (("event_id",), ()),
-    "cj_assessments": (("batch_id", "job_id", "graded"), ("place",)),
+    "cj_assessments": (("batch_id", "job_id", "graded", "event_id"), ("place",)),
     "processed_events": (("event_id",), ("partition", "offset", "processed_at")),
     "quarantined_messages": (
         ("topic", "digest", "key", "headers"),

@@ -81,6 +81,6 @@ def test_replicas_that_crash_and_replay_leave_the_rows_of_one_poll_and_announce_
         run_state_machine_as_test(
             OnThisDatabase,
             settings=hypothesis_settings(
-                examples(0.3), stateful_step_count=12, suppress_health_check=list(HealthCheck)
+                examples(0.2), stateful_step_count=12, suppress_health_check=list(HealthCheck)
             ),
         )

@@ -331,6 +331,39 @@ def test_anchors_are_never_essays_of_the_batch(history: History) -> None:
         assert [entry["essay_id"] for entry in content.envelope["data"]["rankings_summary"]] == [history.a, history.b]
 
 
+def test_an_essay_that_moves_to_another_batch_is_no_longer_waited_for(history: History) -> None:
+    history.batch.register(("spellcheck",))
+    for essay in (history.a, history.b):
+        history.batch.spellchecked(essay, form="older")
+    history.outcome("spellcheck")
+    assert history.final_status() == "processing_pipelines"
+    other = History(1)
+    other.batch.now = history.batch.now + SECOND
+    other.batch.slot(history.c)
+    said = [message for _, message in history.batch.said + other.batch.said]
+    answer = Oracle(said).answer(history.batch_id)
+    assert answer is not None
+    assert answer["overall_status"] == "completed_successfully"
+    assert len(Oracle(said).announcements(history.batch_id).final) == 1
+
+
+def test_only_an_assessment_that_every_order_leads_to_is_missed(history: History) -> None:
+    history.batch.register()
+    history.batch.cj_older("job", [history.a], {history.a: 1.0})
+    other = History(1)
+    other.batch.now = history.batch.now + SECOND
+    other.batch.slot(history.a)
+
+    def missed() -> list[Any]:
+        oracle = Oracle([message for _, message in history.batch.said + other.batch.said])
+        assert oracle.announcements(history.batch_id).assessments
+        return [each.expected for each in published_differences(oracle, []) if each.field == "assessment announcement"]
+
+    assert missed() == []  # it may have been announced before the essay went
+    history.batch.cj_older("job", [history.b], {history.b: 1.0})  # the same form of the same job again
+    assert len(missed()) == 1
+
+
 def test_an_essay_of_one_batch_may_be_an_anchor_in_another(history: History) -> None:
     history.batch.register()
     other = History(1)

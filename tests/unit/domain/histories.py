@@ -105,7 +105,7 @@ def soup_message(seed: int, number: int, phase: str | None = None) -> Event:
     )
     of_phases = {"spellcheck": of_spellcheck, "cj_assessment": of_cj}
     if phase is not None:
-        makers = (*of_membership, *of_outcomes, *of_phases[phase])
+        makers = (*of_membership * 2, *of_outcomes * 2, *of_phases[phase])
     else:  # outcomes decide most
         makers = (*of_membership, *of_outcomes * 3, *of_spellcheck, *of_cj, *others)
     # Few seconds, so that messages of one time are common.
@@ -118,7 +118,7 @@ def soups(draw: st.DrawFn, *, max_size: int = 14) -> list[Event]:
 
     They are of every kind; or thicker: of one phase, so that a batch is often finished by its outcome and results.
     """
-    phase = draw(st.sampled_from((None, None, "spellcheck", "cj_assessment")))
+    phase = draw(st.sampled_from((None, "spellcheck", "cj_assessment")))
     size = draw(st.integers(1, max_size))
     drawn = draw(st.lists(seeds, min_size=size, max_size=size))
     numbers = Random(drawn[0]).sample(range(1, size + 1), size)
