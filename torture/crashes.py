@@ -14,10 +14,10 @@ from torture.report import Tally
 from torture.waiting import TortureError
 from torture.world import GRACE_SECONDS, World
 
-_BURST = 150  # messages: a batch or two
+_BURST = 100  # messages: a batch, more or less
 _SECONDS_BETWEEN_BURSTS = GRACE_SECONDS + 2  # long enough for a grace to run out in between
 _BURSTS_TO_REACH = 20
-_LONGEST_LIFE_SECONDS = 4.0
+_LONGEST_LIFE_SECONDS = 3.0
 
 
 def crashes(seed: int, *, failpoints: Sequence[Failpoint] = tuple(Failpoint), random_kills: int) -> Tally:

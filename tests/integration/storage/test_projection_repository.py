@@ -41,7 +41,7 @@ async def assert_equal(projection: Projection, model: ReadModel) -> None:
 # The same as in memory.
 
 
-@few(0.5)
+@few(0.3)
 @given(data=st.data())
 async def test_any_history_in_any_order_is_in_the_database_as_it_is_in_memory(
     projection: Projection, data: st.DataObject
@@ -56,7 +56,7 @@ async def test_any_history_in_any_order_is_in_the_database_as_it_is_in_memory(
     await assert_equal(projection, model)
 
 
-@few(0.2)
+@few(0.12)
 @given(data=st.data())
 async def test_orderly_pipelines_in_any_order_are_too(projection: Projection, data: st.DataObject) -> None:
     polls = data.draw(in_polls(data.draw(orderly("b1")) + data.draw(orderly("b2"))), label="polls")
@@ -65,7 +65,7 @@ async def test_orderly_pipelines_in_any_order_are_too(projection: Projection, da
     await assert_equal(projection, after_polls(polls))
 
 
-@few(0.2)
+@few(0.12)
 @given(data=st.data())
 async def test_polls_that_come_again_change_and_announce_nothing(projection: Projection, data: st.DataObject) -> None:
     polls = data.draw(in_polls(data.draw(soups())), label="polls")

@@ -7,26 +7,23 @@ from tests.servers import Servers, leave_out_for
 from torture import outages
 from torture.outages import Planned
 
-# Longer than the session timeout (3 s) and than max.poll.interval (6 s) where it can matter.
+# Some longer than the session timeout (3 s) and max.poll.interval (6 s) of the tortured service.
 PLAN = (
-    Planned([outages.postgres_stopped], 7),
+    Planned([outages.postgres_stopped], 2),
     Planned([outages.postgres_unreachable], 7),
     Planned([outages.postgres_read_only], 2),
-    Planned([outages.postgres_connections_cut], 3),
+    Planned([outages.postgres_connections_cut], 2),
     Planned([outages.postgres_disk_full], 2),
     Planned([outages.postgres_deadlocks], 3),
     Planned([outages.postgres_serialization_failures], 2),
     Planned([outages.kafka_stopped], 4),
-    Planned([outages.kafka_leader_unavailable], 4),
-    Planned([outages.kafka_unreachable], 7),
-    Planned([outages.kafka_connections_cut], 2),
-    Planned([outages.redis_stopped], 2),
-    Planned([outages.redis_slow], 3),
-    Planned([outages.redis_full], 2),
+    Planned([outages.kafka_leader_unavailable], 3),
+    Planned([outages.redis_stopped], 1),
+    Planned([outages.redis_slow], 2),
+    Planned([outages.redis_full], 1),
     Planned([outages.redis_flushed], 1),
-    Planned([outages.postgres_killed, outages.redis_stopped], 4),
-    Planned([outages.postgres_hung, outages.kafka_connections_cut], 4),
-    Planned([outages.kafka_killed, outages.redis_hung], 4),
+    Planned([outages.postgres_killed, outages.redis_hung], 4),
+    Planned([outages.postgres_hung, outages.kafka_unreachable], 7),
 )
 
 
