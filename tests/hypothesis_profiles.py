@@ -13,7 +13,7 @@ settings.register_profile("dev", max_examples=60, deadline=None, print_blob=True
 settings.register_profile(
     "ci", max_examples=150, deadline=None, print_blob=True, derandomize=True, suppress_health_check=_QUIET
 )
-settings.register_profile("long", max_examples=2_000, deadline=None, print_blob=True, suppress_health_check=_QUIET)
+settings.register_profile("long", max_examples=2_500, deadline=None, print_blob=True, suppress_health_check=_QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 
