@@ -27,7 +27,7 @@ from torture.checker import check, wait_until_folded
 from torture.probe import Probe
 from torture.replica import Replica
 from torture.report import Tally
-from torture.waiting import TortureError
+from torture.waiting import TortureError, wait_until
 from torture.world import World
 
 _MESSAGES_PER_SECOND = 60.0
@@ -77,6 +77,8 @@ class OutageWorld(World):
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka.proxied_bootstrap_servers,
             # So that what was cached before an outage is cached during it.
             "REDIS_CACHE_TTL_SECONDS": "86400",
+            # A machine that is busy with all this is not a Redis that is slow.
+            "REDIS_TIMEOUT_SECONDS": "1",
         }
 
 
@@ -363,6 +365,7 @@ def outages(seed: int, plan: Sequence[Planned], *, check_each: bool = False) -> 
         replica.start()
         world.feed.send(traffic(seed=seed, batches=1, run="quiet", broken=False))
         wait_until_folded(world)
+        wait_until(lambda: rows.is_settled(world.database_url), within=_SECONDS_TO_RECOVER, what="a quiet batch")
         quiet = _registered(world)
         world.feed.play(_FIRST_MESSAGES)
         wait_until_folded(world)

@@ -95,6 +95,12 @@ def grace_is_pending(database_url: str) -> bool:
     return bool(fetch(database_url, "SELECT FROM batch_results WHERE grace_due IS NOT NULL LIMIT 1"))
 
 
+def is_settled(database_url: str) -> bool:
+    """Whether, without further messages, nothing more will become of any batch or of what is cached of it."""
+    pending = fetch(database_url, "SELECT FROM pending_invalidations LIMIT 1")
+    return not pending and not grace_is_pending(database_url)
+
+
 def unpublished(database_url: str) -> int:
     """Rows of the outbox that Kafka has not acknowledged."""
     return int(fetch(database_url, "SELECT count(*) AS rows FROM event_outbox WHERE published_at IS NULL")[0]["rows"])
