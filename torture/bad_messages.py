@@ -18,7 +18,7 @@ from torture.report import Tally
 from torture.waiting import TortureError
 from torture.world import World
 
-_CHUNK = 400  # the shadow's mock of Kafka drops what it has not handed out beyond 5 MB
+_CHUNK = 1000  # the shadow's mock of Kafka drops what it has not handed out beyond 5 MB
 _LARGEST = 1_200_000
 _TOO_FEW_BYTES = 700  # less than most messages have
 _RETRY_TIMEOUT_SECONDS = 300.0

@@ -18,6 +18,7 @@ from typing import Self
 import asyncpg
 import redis
 
+from demo.stories import ordinary
 from demo.traffic import traffic
 from demo.wire import PAYLOADS, PUBLISHED_TOPICS
 from embedded import ApacheKafkaCluster, EmbeddedPostgres, TcpProxy
@@ -363,13 +364,17 @@ def outages(seed: int, plan: Sequence[Planned], *, check_each: bool = False) -> 
     with OutageWorld(seed) as world:
         replica = world.replica()
         replica.start()
-        world.feed.send(traffic(seed=seed, batches=1, run="quiet", broken=False))
+        world.feed.send(traffic(seed=seed, batches=1, run="quiet", stories=[ordinary], broken=False))
+        world.feed.settle()
         wait_until_folded(world)
         wait_until(lambda: rows.is_settled(world.database_url), within=_SECONDS_TO_RECOVER, what="a quiet batch")
         quiet = _registered(world)
-        world.feed.play(_FIRST_MESSAGES)
-        wait_until_folded(world)
-        lively = [batch_id for batch_id in _registered(world) if batch_id not in quiet]
+        lively: list[str] = []
+        while not lively:
+            world.feed.play(_FIRST_MESSAGES)
+            world.feed.settle()
+            wait_until_folded(world)
+            lively = [batch_id for batch_id in _registered(world) if batch_id not in quiet]
         with Probe(replica, cached=quiet[0], uncached=lively) as probe:
             for planned in plan:
                 probe.wait_until_served(_SECONDS_TO_RECOVER)
