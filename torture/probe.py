@@ -44,8 +44,12 @@ class Probe:
         self._answers: list[Answer] = []
 
     def answers(self, question: str, since: float, until: float) -> list[Answer]:
-        """What was answered to `live`, `ready`, `cached` or `uncached`, of what was asked between two moments."""
-        return [each for each in self._answers if each.question == question and since <= each.asked_at <= until]
+        """What was answered to `live`, `ready`, `cached` or `uncached`, asked and answered between two moments."""
+        return [
+            each
+            for each in self._answers
+            if each.question == question and since <= each.asked_at and each.asked_at + each.seconds <= until
+        ]
 
     def wait_until_served(self, within: float) -> None:
         """Wait until everything that is asked from now on is answered as on a good day.
