@@ -44,7 +44,7 @@ test-unit: setup ## what needs no server
 test-integration: setup ## what talks to servers
 	$(RUN) test-integration
 
-torture: setup ## real faults under real traffic, the long form (ONLY="outages replay", SEED=1, ROUNDS=1)
+torture: setup ## real faults under real traffic, the long form (ONLY="outages replays", SEED=1, ROUNDS=1)
 	$(RUN) torture $(ONLY) --seed $(or $(SEED),1) --rounds $(or $(ROUNDS),1)
 
 coverage: setup ## the whole suite, with branch coverage of the package

@@ -4,8 +4,6 @@ The neighbours' batches must come out as if nothing had stood beside them, and w
 """
 
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
@@ -21,7 +19,6 @@ from torture.world import World
 _CHUNK = 1000  # the shadow's mock of Kafka drops what it has not handed out beyond 5 MB
 _LARGEST = 1_200_000
 _TOO_FEW_BYTES = 700  # less than most messages have
-_RETRY_TIMEOUT_SECONDS = 300.0
 
 
 def bad_messages(seed: int, *, number: int, one_in: int) -> Tally:
@@ -56,17 +53,7 @@ def retried_after_a_fix(seed: int, *, messages: int) -> Tally:
         del replica.settings["MAX_MESSAGE_BYTES"]
         tally.faults["message refused"] = sum(len(each.value or b"") > _TOO_FEW_BYTES for each in world.feed.played)
         replica.start()
-        retry = subprocess.run(
-            [sys.executable, "-m", "result_aggregator_service", "quarantine", "retry", "--all"],
-            env=replica.environment(),
-            cwd=world.folder,
-            capture_output=True,
-            text=True,
-            timeout=_RETRY_TIMEOUT_SECONDS,
-            check=False,
-        )
-        if retry.returncode != 0:
-            raise TortureError(f"quarantine retry ended with {retry.returncode}\n{retry.stderr[-2000:]}")
+        replica.run_command("quarantine", "retry", "--all")
         tally.findings = check(world)
     tally.seconds = time.monotonic() - started
     return tally

@@ -282,7 +282,7 @@ Outage = Callable[[OutageWorld], AbstractContextManager[None]]
 class Expected:
     """What the service owes its users during an outage, apart from losing nothing.
 
-    `away` is the dependency that its health has to name; `ready` and `served`: whether reads still have to be served.
+    `away` is the dependency that its health has to name; `served`: whether reads still have to be served.
     """
 
     away: str | None

@@ -38,7 +38,7 @@ def replays(seed: int, *, messages: int, kills: int) -> Tally:
         for _ in range(kills):
             _replay_until_killed(world, replica)
             tally.faults["replay killed"] += 1
-        _replay(replica, "--from-beginning")
+        replica.run_command("replay", "--from-beginning")
         tally.faults["replay into the live tables"] += 1
         tally.findings = check(world)
         if tally.findings.duplicated:
@@ -48,7 +48,7 @@ def replays(seed: int, *, messages: int, kills: int) -> Tally:
         rebuilt = world.postgres.url_for(_REBUILT)
         migrate(rebuilt, log=world.folder / "alembic-rebuilt.log")
         # Grace is over where the messages' own times say so, and all of them are of the past.
-        _replay(replica, "--from-beginning", "--silent", DATABASE_URL=rebuilt)
+        replica.run_command("replay", "--from-beginning", "--silent", DATABASE_URL=rebuilt)
         tally.faults["replay into an empty database"] += 1
         tally.findings.differing_rows += rows.row_differences(world.shadow.database_url, rebuilt)
         if rows.unpublished(rebuilt):
@@ -57,27 +57,13 @@ def replays(seed: int, *, messages: int, kills: int) -> Tally:
     return tally
 
 
-def _replay(replica: Replica, *options: str, **settings: str) -> None:
-    done = subprocess.run(
-        _command(*options),
-        env={**replica.environment(), **settings},
-        cwd=replica.data_dir,
-        capture_output=True,
-        text=True,
-        timeout=_REPLAY_SECONDS,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise TortureError(f"replay {' '.join(options)} ended with {done.returncode}\n{done.stderr[-2000:]}")
-
-
 def _replay_until_killed(world: World, replica: Replica) -> None:
     """Kill a replay once it has begun to fold."""
     log = replica.data_dir / f"replay-{time.monotonic_ns()}.log"
     with log.open("wb") as output:
         settings = {"FAILPOINTS": f"transaction.commit.after=kill@{world.random.randint(1, 3)}"}
         process = subprocess.Popen(
-            _command("--from-beginning"),
+            [sys.executable, "-m", "result_aggregator_service", "replay", "--from-beginning"],
             env={**replica.environment(), **settings},
             cwd=replica.data_dir,
             stdout=output,
@@ -90,7 +76,3 @@ def _replay_until_killed(world: World, replica: Replica) -> None:
             process.wait()
     if b"failpoint transaction.commit.after reached" not in log.read_bytes():
         raise TortureError(f"the replay was not killed but ended with {process.returncode}\n{log.read_text()[-2000:]}")
-
-
-def _command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "result_aggregator_service", "replay", *options]

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torture.waiting import TortureError, wait_until
 API_KEY = "key-of-the-torture"
 _CREDENTIALS = {"X-Internal-API-Key": API_KEY, "X-Service-ID": "api-gateway-service"}
 _REQUEST_SECONDS = 10.0
+_COMMAND_SECONDS = 600.0
 
 
 class Replica(ServiceProcess):
@@ -57,6 +59,24 @@ class Replica(ServiceProcess):
             return None
         self._process = None
         return status
+
+    def run_command(self, *arguments: str, **settings: str) -> None:
+        """Run an operator's command with this replica's settings, some of them changed, to its end.
+
+        Raises:
+            TortureError: its status was not 0.
+        """
+        done = subprocess.run(
+            [sys.executable, "-m", "result_aggregator_service", *arguments],
+            env={**self.environment(), **settings},
+            cwd=self.data_dir,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_SECONDS,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise TortureError(f"{' '.join(arguments)} ended with {done.returncode}\n{done.stderr[-2000:]}")
 
     def get(self, path: str) -> httpx.Response:
         """An answer of its API.
