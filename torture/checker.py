@@ -133,6 +133,7 @@ def _facts(world: World, oracle: Oracle, findings: Findings) -> None:
 
 def _answers(world: World, oracle: Oracle, findings: Findings) -> None:
     replica = next(replica for replica in world.replicas if replica.is_running)
+    replica.wait_until_ready()
     with Observer(replica.url, API_KEY) as observer:
         for batch_id in filter(str.isprintable, oracle.batch_ids()):  # of others the API does not want to hear
             findings.wrong_answers += batch_differences(oracle, batch_id, observer.batch(batch_id))
