@@ -18,10 +18,10 @@ PLAN = (
     Planned([outages.postgres_serialization_failures], 2),
     Planned([outages.kafka_stopped], 4),
     Planned([outages.kafka_leader_unavailable], 3),
-    Planned([outages.redis_stopped], 1),
+    Planned([outages.redis_stopped], 2),
     Planned([outages.redis_slow], 2),
-    Planned([outages.redis_full], 1),
-    Planned([outages.redis_flushed], 1),
+    Planned([outages.redis_full], 2),
+    Planned([outages.redis_flushed], 2),
     Planned([outages.postgres_killed, outages.redis_hung], 4),
     Planned([outages.postgres_hung, outages.kafka_unreachable], 7),
 )
