@@ -7,6 +7,7 @@ from typing import NoReturn
 import click
 
 from result_aggregator_service import __version__
+from result_aggregator_service.commands.openapi import openapi
 from result_aggregator_service.commands.quarantine import quarantine
 from result_aggregator_service.commands.replay import replay
 from result_aggregator_service.observability.logging import configure_logging
@@ -51,6 +52,7 @@ def fail(error: SettingsError) -> NoReturn:
     sys.exit(2)
 
 
+main.add_command(openapi)
 main.add_command(quarantine)
 main.add_command(replay)
 

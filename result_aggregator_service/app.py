@@ -13,6 +13,7 @@ from quart_dishka import QuartDishka
 
 from result_aggregator_service.api import batches, health
 from result_aggregator_service.api.errors import install_error_handlers, too_slow
+from result_aggregator_service.api.openapi import pages
 from result_aggregator_service.api.requests import install_request_hooks
 from result_aggregator_service.settings import Settings
 
@@ -72,6 +73,7 @@ def create_app(container: AsyncContainer) -> Quart:
     app.register_blueprint(batches.blueprint)
     app.register_blueprint(health.health)
     app.register_blueprint(health.metrics_exposition)
+    app.register_blueprint(pages.blueprint)
 
     @app.while_serving
     async def run_lifecycle() -> AsyncGenerator[None, None]:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from dishka import AsyncContainer, Provider, Scope, make_async_container, provide
 from redis.asyncio import Redis
 
-from result_aggregator_service.api.answers import BatchAnswers
+from result_aggregator_service.api.answers import BatchAnswers, representation
 from result_aggregator_service.api.health import DependencyHealth, HealthSource, LoopHealth
 from result_aggregator_service.app import Lifecycle
 from result_aggregator_service.cache.cache_manager import CacheManager, NoCache, RedisCacheManager
@@ -86,10 +86,21 @@ class CacheProvider(Provider):
         return GuardedRedis(client, metrics, timeout_seconds=settings.redis_timeout_seconds)
 
     @provide
-    def cache_manager(self, redis: GuardedRedis, metrics: Metrics, settings: Settings) -> CacheManager:
+    async def cache_manager(
+        self, redis: GuardedRedis, metrics: Metrics, settings: Settings
+    ) -> AsyncIterator[CacheManager]:
         if not settings.cache_enabled:
-            return NoCache()
-        return RedisCacheManager(redis, metrics, ttl_seconds=settings.redis_cache_ttl_seconds)
+            yield NoCache(redis)
+            return
+        cache = RedisCacheManager(
+            redis,
+            metrics,
+            ttl_seconds=settings.redis_cache_ttl_seconds,
+            representation=representation(settings),
+            sample_rate=settings.cache_sample_rate,
+        )
+        yield cache
+        await cache.close()
 
     @provide
     def idempotency_marks(self, redis: GuardedRedis, settings: Settings) -> IdempotencyMarks:
@@ -193,8 +204,10 @@ class SupervisionProvider(Provider):
         return supervisor
 
     @provide
-    async def dependencies(self, settings: Settings, database: Database, redis: Redis) -> AsyncIterator[Dependencies]:
-        dependencies = Dependencies(settings, database, redis)
+    async def dependencies(
+        self, settings: Settings, database: Database, redis: Redis, metrics: Metrics
+    ) -> AsyncIterator[Dependencies]:
+        dependencies = Dependencies(settings, database, redis, metrics)
         yield dependencies
         await dependencies.close()
 

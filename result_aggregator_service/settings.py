@@ -152,6 +152,7 @@ class Settings(DatabaseSettings):
     redis_cache_ttl_seconds: int = Field(default=300, ge=1)
     redis_idempotency_ttl_seconds: int = Field(default=86_400, ge=1)
     cache_enabled: bool = True
+    cache_sample_rate: float = Field(default=0.0, ge=0, le=1)
 
     # the API
     internal_api_key: SecretStr = SecretStr("")
@@ -207,6 +208,14 @@ class Settings(DatabaseSettings):
             except ValueError as error:
                 raise ValueError(f"not a JSON list: {error}") from None
         return [word.strip() for word in value.split(",") if word.strip()]
+
+    @field_validator("allowed_service_ids")
+    @classmethod
+    def _somebody_may_ask(cls, value: list[str]) -> list[str]:
+        # An empty id is what a caller has that names none.
+        if not all(value) or not value:
+            raise ValueError("names no service, or one without a name; name each service that may ask")
+        return value
 
     @field_validator("kafka_group_instance_id")
     @classmethod

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -63,6 +64,8 @@ class Supervisor:
         self._stopping = False
         self._migrated = asyncio.Event()
         self.died = asyncio.Event()
+        for name in loops.by_name:
+            metrics.loop_ok.labels(name).set_function(partial(self._is_ok, name))  # looked at whenever it is scraped
 
     async def start(self) -> None:
         """Start the loops; each begins to turn when the database is ready for it. Returns at once."""
@@ -146,19 +149,23 @@ class Supervisor:
             name: LoopHealth(
                 alive=(task := self._tasks.get(name)) is not None and not task.done(),
                 making_progress=not loop.heartbeat.is_wedged(),
-                detail=loop.heartbeat.state,
+                detail=loop.heartbeat.detail(),
             )
             for name, loop in self._loops.by_name.items()
         }
+
+    def _is_ok(self, name: str) -> bool:
+        return self.loops()[name].ok
 
 
 class Dependencies:
     """Asks the servers that the service depends on how they are; many questions at once are one."""
 
-    def __init__(self, settings: Settings, database: Database, redis: Redis) -> None:
+    def __init__(self, settings: Settings, database: Database, redis: Redis, metrics: Metrics) -> None:
         self._settings = settings
         self._database = database
         self._redis = redis
+        self._metrics = metrics
         self._admin: AIOKafkaAdminClient | None = None
         self._asked_at = float("-inf")
         self._answer: Mapping[str, DependencyHealth] = {}
@@ -174,6 +181,8 @@ class Dependencies:
                 )
                 self._answer = {"postgres": postgres, "migrations": migrations, "kafka": kafka, "redis": redis}
                 self._asked_at = time.monotonic()
+                for name, state in self._answer.items():
+                    self._metrics.dependency_up.labels(name).set(state.ok)
             return self._answer
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 # What a table's rows are compared by, and the columns that may differ between two runs over the same messages.
 _COMPARED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "batch_results": (("batch_id",), ("grace_due",)),
+    "batch_results": (("batch_id",), ("grace_due", "version")),
     "essay_results": (("essay_id",), ()),
     "phase_outcomes": (("batch_id", "phase"), ()),
     "pipeline_ends": (("event_id",), ()),

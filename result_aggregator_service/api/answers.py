@@ -1,79 +1,62 @@
-"""Makes the answers of the API: from the cache where it has them, else from one snapshot of the database."""
+"""Makes the answers of the API: from the cache where it has them, else from one snapshot of the database.
+
+An answer's entity tag comes from the versions of the batches that it shows, which change with whatever they show: so
+the tag of the present state is known without making the answer.
+"""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from hashlib import blake2b
+from typing import TypeVar
+from urllib.parse import quote, urlencode
+from uuid import UUID
 
 import orjson
 
-from result_aggregator_service.api.presentation import JsonObject, present_batch
-from result_aggregator_service.cache.cache_manager import Answer, CacheManager
-from result_aggregator_service.contracts.enums import BatchStatus
+from result_aggregator_service.api.cursor import write_cursor
+from result_aggregator_service.api.documents import (
+    BatchPageDocument,
+    BatchSummaryPageDocument,
+    CursorPagination,
+    OffsetPagination,
+)
+from result_aggregator_service.api.inputs import PageQuery, View
+from result_aggregator_service.api.presentation import REPRESENTATION, present_batch, present_summary
+from result_aggregator_service.cache.cache_manager import Answer, CacheManager, KnownTags, Unchanged
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.settings import Settings
-from result_aggregator_service.storage.batch_reader import BatchReader
+from result_aggregator_service.storage.batch_reader import BatchReader, PageKeys, Position
 from result_aggregator_service.storage.engine import Database, ReadSession
 from result_aggregator_service.storage.projection_repository import StoredBatch
 
+USER_BATCHES_PATH = "/internal/v1/batches/user"
 #: Answers over more essays are made in a thread: it takes some 50 to 100 microseconds for each, and all other requests,
 #: and the consumer, would wait for as long.
 MAX_ESSAYS_AT_ONCE = 200
 
+T = TypeVar("T")
 
-class BatchAnswers:
-    """The answers about batches."""
 
-    def __init__(
-        self, database: Database, reader: BatchReader, cache: CacheManager, settings: Settings, metrics: Metrics
-    ) -> None:
+def representation(settings: Settings) -> str:
+    """What stands for the way in which facts are shown: 8 hex characters, of which every entity tag is made, too."""
+    return _digest(4, str(REPRESENTATION), *settings.expected_phases)
+
+
+class ReadModel:
+    """Snapshots of the database, measured; and what each answer is read with."""
+
+    def __init__(self, database: Database, reader: BatchReader, settings: Settings, metrics: Metrics) -> None:
         self._database = database
-        self._reader = reader
-        self._cache = cache
-        self._settings = settings
         self._metrics = metrics
-
-    async def batch_status(self, batch_id: str) -> Answer | None:
-        """The batch with its essays; None if it is unknown or nobody's yet."""
-        return await self._cache.batch_status(batch_id, partial(self._load_batch, batch_id))
-
-    async def user_batches(
-        self, user_id: str, *, limit: int, offset: int, status: str | None, statuses: Collection[BatchStatus] | None
-    ) -> Answer:
-        """A page of the user's batches. `statuses` is what the filter `status` stands for."""
-        load = partial(self._load_page, user_id, limit, offset, statuses)
-        return await self._cache.user_batches(user_id, limit, offset, status, load)
-
-    async def _load_batch(self, batch_id: str) -> Answer | None:
-        async with self._snapshot("read_batch") as session:
-            stored = await self._reader.batch(session, batch_id)
-        if stored is None:
-            return None
-        document = (await self._present([stored]))[0]
-        return Answer.of(orjson.dumps(document))
-
-    async def _load_page(
-        self, user_id: str, limit: int, offset: int, statuses: Collection[BatchStatus] | None
-    ) -> Answer:
-        async with self._snapshot("read_user_batches") as session:
-            page = await self._reader.page(session, user_id, limit=limit, offset=offset, statuses=statuses)
-        document = {
-            "batches": await self._present(page.batches),
-            "pagination": {"limit": limit, "offset": offset, "total": page.total},
-        }
-        return Answer.of(orjson.dumps(document))
-
-    async def _present(self, batches: Sequence[StoredBatch]) -> list[JsonObject]:
-        def present() -> list[JsonObject]:
-            return [present_batch(stored, self._settings.expected_phases) for stored in batches]
-
-        if sum(len(stored.facts.essays) for stored in batches) <= MAX_ESSAYS_AT_ONCE:
-            return present()
-        return await asyncio.to_thread(present)
+        self.reader = reader
+        self.expected_phases = settings.expected_phases
+        self.representation = representation(settings)
 
     @asynccontextmanager
-    async def _snapshot(self, operation: str) -> AsyncIterator[ReadSession]:
+    async def snapshot(self, operation: str) -> AsyncIterator[ReadSession]:
+        """One moment of the database; `operation` names it in the metrics."""
         started, status = time.perf_counter(), "error"
         try:
             async with self._database.snapshot() as session:
@@ -82,3 +65,135 @@ class BatchAnswers:
         finally:
             self._metrics.db_operations.labels(operation, status).inc()
             self._metrics.db_operation_duration.labels(operation).observe(time.perf_counter() - started)
+
+
+class BatchAnswers:
+    """The answers about batches."""
+
+    def __init__(
+        self, database: Database, reader: BatchReader, cache: CacheManager, settings: Settings, metrics: Metrics
+    ) -> None:
+        self._read_model = ReadModel(database, reader, settings, metrics)
+        self._cache = cache
+
+    async def batch_status(self, batch_id: str, known: KnownTags) -> Answer | Unchanged | None:
+        """The batch with its essays; None if it is unknown or nobody's yet."""
+        return await self._cache.batch_status(batch_id, known, BatchSource(self._read_model, batch_id))
+
+    async def user_batches(self, user_id: str, query: PageQuery, known: KnownTags) -> Answer | Unchanged:
+        """A page of the user's batches."""
+        source = PageSource(self._read_model, user_id, query)
+        return await self._cache.user_batches(user_id, source.question, known, source)
+
+
+class BatchSource:
+    """Where the answer about a batch comes from, if the cache does not have it."""
+
+    def __init__(self, read_model: ReadModel, batch_id: str) -> None:
+        self._read_model = read_model
+        self._batch_id = batch_id
+
+    async def etag(self) -> str | None:
+        """The tag of the present answer, without making it."""
+        async with self._read_model.snapshot("read_batch_version") as session:
+            version = await self._read_model.reader.version(session, self._batch_id)
+        return None if version is None else self._etag(version)
+
+    async def load(self) -> Answer | None:
+        """The present answer; None if the batch is unknown or nobody's yet."""
+        async with self._read_model.snapshot("read_batch") as session:
+            stored = await self._read_model.reader.batch(session, self._batch_id)
+        if stored is None:
+            return None
+        phases = self._read_model.expected_phases
+        body = await _make(len(stored.facts.essays), lambda: orjson.dumps(present_batch(stored, phases)))
+        return Answer(body, self._etag(stored.version))
+
+    def _etag(self, version: UUID) -> str:
+        return _digest(16, self._read_model.representation, self._batch_id, version.hex)
+
+
+class PageSource:
+    """Where a page of a user's batches comes from, if the cache does not have it."""
+
+    def __init__(self, read_model: ReadModel, user_id: str, query: PageQuery) -> None:
+        self._read_model = read_model
+        self._user_id = user_id
+        self._query = query
+
+    @property
+    def question(self) -> str:
+        """What is asked of the user's batches, in one form."""
+        query = self._query
+        start = f"after:{write_cursor(query.after) if query.after else ''}" if query.offset is None else query.offset
+        return f"{query.limit}:{start}:{query.status or ''}:{query.view}"
+
+    async def etag(self) -> str:
+        """The tag of the present page, without making it."""
+        async with self._read_model.snapshot("read_user_batches_versions") as session:
+            return self._etag(await self._keys(session))
+
+    async def load(self) -> Answer:
+        """The present page."""
+        reader = self._read_model.reader
+        async with self._read_model.snapshot("read_user_batches") as session:
+            keys = await self._keys(session)
+            batch_ids = [key.batch_id for key in keys.keys]
+            if self._query.view is View.SUMMARY:
+                stored = await reader.summaries(session, batch_ids)
+            else:
+                stored = await reader.batches(session, batch_ids)
+        essays = sum(len(batch.facts.essays) for batch in stored)
+        return Answer(await _make(essays, lambda: orjson.dumps(self._document(keys, stored))), self._etag(keys))
+
+    async def _keys(self, session: ReadSession) -> PageKeys:
+        query = self._query
+        return await self._read_model.reader.page_of(
+            session,
+            self._user_id,
+            limit=query.limit,
+            statuses=query.statuses,
+            offset=query.offset,
+            after=query.after,
+        )
+
+    def _document(self, keys: PageKeys, stored: Sequence[StoredBatch]) -> BatchPageDocument | BatchSummaryPageDocument:
+        phases, pagination = self._read_model.expected_phases, self._pagination(keys)
+        if self._query.view is View.SUMMARY:
+            return {"batches": [present_summary(batch, phases) for batch in stored], "pagination": pagination}
+        return {"batches": [present_batch(batch, phases) for batch in stored], "pagination": pagination}
+
+    def _pagination(self, keys: PageKeys) -> OffsetPagination | CursorPagination:
+        limit = self._query.limit
+        if self._query.offset is not None and keys.total is not None:
+            return {"limit": limit, "offset": self._query.offset, "total": keys.total}
+        return {"limit": limit, "next": self._next(keys)}
+
+    def _next(self, keys: PageKeys) -> str | None:
+        """The URL of the next page, relative to the server's root."""
+        if not keys.more:
+            return None
+        last, query = keys.keys[-1], self._query
+        parameters = {"limit": str(query.limit), "view": query.view.value}
+        if query.status is not None:
+            parameters["status"] = query.status
+        parameters["cursor"] = write_cursor(Position(last.created_at, last.batch_id))
+        return f"{USER_BATCHES_PATH}/{quote(self._user_id, safe='')}?{urlencode(parameters)}"
+
+    def _etag(self, keys: PageKeys) -> str:
+        versions = (key.version.hex for key in keys.keys)
+        about = (self._user_id, self.question, str(keys.total), str(keys.more))
+        return _digest(16, self._read_model.representation, *about, *versions)
+
+
+def _digest(size: int, *parts: str) -> str:
+    """A tag of `size` bytes in hex over some texts; each is told apart from the next, whatever it holds."""
+    digest = blake2b(digest_size=size)
+    for part in parts:
+        raw = part.encode()
+        digest.update(len(raw).to_bytes(4, "big") + raw)
+    return digest.hexdigest()
+
+
+async def _make(essays: int, make: Callable[[], T]) -> T:
+    return make() if essays <= MAX_ESSAYS_AT_ONCE else await asyncio.to_thread(make)

@@ -9,9 +9,11 @@ from pydantic import JsonValue
 from quart import Quart, Response, g, request
 from werkzeug.exceptions import HTTPException
 
+from result_aggregator_service.api.documents import ProblemDocument
 from result_aggregator_service.storage.errors import is_trouble
 
 RETRY_AFTER_SECONDS = 5
+PROBLEM_CONTENT_TYPE = "application/problem+json"
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +63,15 @@ def unauthorized() -> ProblemError:
     )
 
 
+def not_http() -> ProblemError:
+    """400: what came is no HTTP request, so that nothing of it is known."""
+    return ProblemError(
+        HTTPStatus.BAD_REQUEST,
+        "malformed_request",
+        "not a valid HTTP/1.1 request; bytes that a URL may not hold have to be percent-encoded",
+    )
+
+
 def too_slow(seconds: float) -> ProblemError:
     """503: the request outlived `API_TIMEOUT_SECONDS`."""
     return ProblemError(
@@ -68,6 +79,31 @@ def too_slow(seconds: float) -> ProblemError:
         "timeout",
         f"no answer within {seconds:g} seconds",
         headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+    )
+
+
+def unavailable() -> ProblemError:
+    """503: PostgreSQL is away, or has no tables yet."""
+    return ProblemError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "unavailable",
+        "the read model cannot be reached now",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+    )
+
+
+def internal_error() -> ProblemError:
+    """500: an error of our own."""
+    return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the request could not be answered")
+
+
+def refused(error: HTTPException) -> ProblemError:
+    """What the framework refuses: an unknown path, a wrong method, a body that is too large."""
+    status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+    kept = {"allow", "retry-after"}
+    headers = {name: value for name, value in error.get_headers() if name.lower() in kept}
+    return ProblemError(
+        status, _NAMES.get(status, status.name.lower()), _DETAILS.get(status, status.phrase), headers=headers
     )
 
 
@@ -85,20 +121,24 @@ def install_error_handlers(app: Quart) -> None:
 
 def problem_response(problem: ProblemError) -> Response:
     """The problem as a response to the present request."""
-    body = orjson.dumps(
-        {
-            "type": f"urn:huleedu:ras:problem:{problem.error}",
-            "title": problem.status.phrase,
-            "status": problem.status.value,
-            "detail": problem.detail,
-            "instance": quote(request.path, safe="/%:@!$&'()*+,;=-._~"),
-            "error": problem.error,
-            "details": problem.details,
-            "correlation_id": g.correlation_id,
-        }
-    )
+    instance = quote(request.path, safe="/%:@!$&'()*+,;=-._~")
+    body = orjson.dumps(problem_document(problem, instance, g.correlation_id))
     headers = {"Cache-Control": "no-store", **problem.headers}
-    return Response(body, problem.status, headers, content_type="application/problem+json")
+    return Response(body, problem.status, headers, content_type=PROBLEM_CONTENT_TYPE)
+
+
+def problem_document(problem: ProblemError, instance: str, correlation_id: str) -> ProblemDocument:
+    """What a client is told. `instance` is the path asked for, as a URL may hold it."""
+    return {
+        "type": f"urn:huleedu:ras:problem:{problem.error}",
+        "title": problem.status.phrase,
+        "status": problem.status.value,
+        "detail": problem.detail,
+        "instance": instance,
+        "error": problem.error,
+        "details": problem.details,
+        "correlation_id": correlation_id,
+    }
 
 
 def _problem(error: Exception) -> ProblemError:
@@ -106,27 +146,12 @@ def _problem(error: Exception) -> ProblemError:
     if isinstance(error, ProblemError):
         return error
     if isinstance(error, HTTPException) and error.code is not None:
-        return _http_problem(error)
+        return refused(error)
     if is_trouble(error):  # Redis is never the cause of an exception here
         log.warning("database_unavailable", error_type=type(error).__name__, reason=str(error).partition("\n")[0])
-        return ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "unavailable",
-            "the read model cannot be reached now",
-            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-        )
+        return unavailable()
     log.error("request_failed", exc_info=error)
-    return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the request could not be answered")
-
-
-def _http_problem(error: HTTPException) -> ProblemError:
-    """What the framework refuses: an unknown path, a wrong method, a body that is too large."""
-    status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
-    kept = {"allow", "retry-after"}
-    headers = {name: value for name, value in error.get_headers() if name.lower() in kept}
-    return ProblemError(
-        status, _NAMES.get(status, status.name.lower()), _DETAILS.get(status, status.phrase), headers=headers
-    )
+    return internal_error()
 
 
 _NAMES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "content_too_large"}

@@ -4,11 +4,14 @@ import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from urllib.parse import parse_qs, unquote_to_bytes
 
+from result_aggregator_service.api.cursor import read_cursor
 from result_aggregator_service.api.errors import bad_input
 from result_aggregator_service.contracts.enums import CLIENT_STATUS, BatchClientStatus, BatchStatus
 from result_aggregator_service.contracts.fields import MAX_ID_LENGTH
+from result_aggregator_service.storage.batch_reader import Position
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
@@ -19,6 +22,17 @@ _ALLOWED_IDS = f"1 to {MAX_ID_LENGTH} characters, no control characters, UTF-8, 
 _LONE_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
 _DIGITS = re.compile("[0-9]{1,19}")
 _ALLOWED_STATUSES = ", ".join(dict.fromkeys([*BatchStatus, *BatchClientStatus]))
+_ALLOWED_CURSORS = "empty, to begin, or the cursor of a `next` link, unchanged"
+
+
+class View(StrEnum):
+    """How much of each batch a list shows."""
+
+    FULL = "full"
+    SUMMARY = "summary"
+
+
+_ALLOWED_VIEWS = ", ".join(View)
 
 
 def path_id(field: str, raw: str) -> str:
@@ -43,12 +57,17 @@ def path_id(field: str, raw: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PageQuery:
-    """Which of a user's batches are asked for; `statuses` is what the filter `status` stands for."""
+    """Which of a user's batches are asked for, and how much of each; `statuses` is what the filter `status` stands for.
+
+    A page begins at a number (`offset`), or after a batch: then `offset` is None, and `after` is None at the beginning.
+    """
 
     limit: int
-    offset: int
+    offset: int | None
+    after: Position | None
     status: str | None
     statuses: Collection[BatchStatus] | None
+    view: View
 
 
 def page_query(query_string: bytes) -> PageQuery:
@@ -60,11 +79,16 @@ def page_query(query_string: bytes) -> PageQuery:
     # Not by the framework, which fails on bytes that are no UTF-8.
     query = parse_qs(query_string.decode(errors="replace"), keep_blank_values=True)
     status = _once(query, "status", _ALLOWED_STATUSES) or None
+    cursor = _once(query, "cursor", _ALLOWED_CURSORS)
+    if cursor is not None and "offset" in query:
+        raise bad_input("offset", "is given together with cursor", "one of the two")
     return PageQuery(
         limit=_number(query, "limit", DEFAULT_LIMIT, 1, MAX_LIMIT),
-        offset=_number(query, "offset", 0, 0, MAX_OFFSET),
+        offset=_number(query, "offset", 0, 0, MAX_OFFSET) if cursor is None else None,
+        after=_position(cursor) if cursor else None,
         status=status,
         statuses=None if status is None else _statuses(status),
+        view=_view(_once(query, "view", _ALLOWED_VIEWS)),
     )
 
 
@@ -92,3 +116,18 @@ def _statuses(word: str) -> Collection[BatchStatus]:
     if word in set(BatchClientStatus):
         return tuple(status for status, shown in CLIENT_STATUS.items() if shown.value == word)
     raise bad_input("status", "is not a status", _ALLOWED_STATUSES)
+
+
+def _position(cursor: str) -> Position:
+    try:
+        return read_cursor(cursor)
+    except ValueError:
+        raise bad_input("cursor", "is not one of this service's", _ALLOWED_CURSORS) from None
+
+
+def _view(word: str | None) -> View:
+    if word is None:
+        return View.FULL
+    if word in set(View):
+        return View(word)
+    raise bad_input("view", "is not a view", _ALLOWED_VIEWS)

@@ -9,7 +9,7 @@ from dishka import AsyncContainer
 from quart import Quart, Response, g, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from result_aggregator_service.api.auth import authenticate
+from result_aggregator_service.api.auth import authenticate, count_by_service
 from result_aggregator_service.api.errors import ProblemError
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.settings import Settings
@@ -65,6 +65,7 @@ def _measure(metrics: Metrics, response: Response) -> None:
     method = request.method if request.method in _METHODS else "OTHER"
     metrics.api_requests.labels(endpoint, method, response.status_code).inc()
     metrics.api_request_duration.labels(endpoint, method).observe(seconds)
+    count_by_service(metrics, request, response.status_code)
     problem: ProblemError | None = g.get("problem")
     if problem is not None:
         metrics.api_errors.labels(endpoint, problem.error).inc()

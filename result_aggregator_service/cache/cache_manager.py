@@ -1,88 +1,133 @@
 """The finished answers in Redis. No read that begins after an invalidation succeeded gets an older answer.
 
-Each batch and each user has a random token, and an invalidation removes it: whoever looks next makes a new one, so that
-it never comes back. An answer is stored together with the token that its maker saw *before* reading the database, only
-while that token is still there, and is a hit only under it. Removing takes no memory, so it works in a full Redis too.
+An answer is stored together with the token ([places](places.py)) that its maker saw *before* reading the database, only
+while that token is still there, and is a hit only under it. Nothing here looks at a clock: what is too old Redis says.
 """
 
-import hashlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import asyncio
+import re
+from collections.abc import Collection, Coroutine, Hashable
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeGuard, TypeVar
 
 import structlog
-from redis.asyncio import Redis
 
+from result_aggregator_service.cache.background import Background
 from result_aggregator_service.cache.guarded_redis import GuardedRedis, RedisUnavailableError
-from result_aggregator_service.cache.lookups import TOKEN_LENGTH, Lookups
-from result_aggregator_service.cache.single_flight import SingleFlight
+from result_aggregator_service.cache.lookups import ANY_TAG, ETAG_LENGTH, Lookups, Stored
+from result_aggregator_service.cache.places import Place, forget
+from result_aggregator_service.cache.sampler import PATIENCE_SECONDS, Sampler
+from result_aggregator_service.cache.single_flight import NextFlight, SingleFlight
 from result_aggregator_service.observability.metrics import Metrics
 
 #: Larger answers are not kept: writing one could take longer than a call to Redis may.
 MAX_CACHED_BYTES = 4 * 1024 * 1024
 #: So many pages of one user's list are kept at a time.
 MAX_PAGES_OF_A_USER = 1000
+#: So many tags of one request are looked at; the others count as not known.
+MAX_KNOWN_TAGS = 20
+#: An answer that is asked for in this last part of its life is made anew in the background.
+LAST_PART = 0.1
 
-_BATCHES_AT_ONCE = 500
-_USERS_AT_ONCE = 100
-_ETAG_LENGTH = 32
+_REFRESHES_AT_ONCE = 8
+_SECONDS_BEFORE_ANOTHER_TRY = 1.0
 
-# Stores only under the token that was seen. A token lives longer than what is stored under it. What takes memory comes
-# first: a full Redis refuses a script's first write only, rather than leave it half done.
+_TAG = re.compile(rf"[0-9a-f]{{{ETAG_LENGTH}}}")
+
+# KEYS: the token's, the answer's, that of a user's pages. ARGV: the token that was seen, the value, its life and the
+# token's in seconds, how many pages are kept. Stores only under the token that was seen. A token lives longer than what
+# is stored under it. Where a user has as many pages as are kept, some are looked at for whether they are still there.
+# What takes memory comes first: a full Redis refuses a script's first write only, rather than leave it half done.
 _STORE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if KEYS[3] then
-    if redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[5]) then return 0 end
-    redis.call('SADD', KEYS[3], KEYS[2])
+    if redis.call('SISMEMBER', KEYS[3], KEYS[2]) == 0 then
+        if redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[5]) then
+            for _, page in ipairs(redis.call('SRANDMEMBER', KEYS[3], 20)) do
+                if redis.call('EXISTS', page) == 0 then redis.call('SREM', KEYS[3], page) end
+            end
+            if redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[5]) then return 0 end
+        end
+        redis.call('SADD', KEYS[3], KEYS[2])
+    end
     redis.call('EXPIRE', KEYS[3], ARGV[4])
 end
 redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
 redis.call('EXPIRE', KEYS[1], ARGV[4])
 return 1
 """
-# For each user: the token, and every page that is tracked.
-_FORGET_USERS = """
-for user = 1, #KEYS, 2 do
-    local pages = redis.call('SMEMBERS', KEYS[user + 1])
-    for first = 1, #pages, 1000 do
-        redis.call('UNLINK', unpack(pages, first, math.min(first + 999, #pages)))
-    end
-    redis.call('UNLINK', KEYS[user], KEYS[user + 1])
-end
-return #KEYS / 2
-"""
 
-CacheType = Literal["batch_status", "user_batches"]
-AnswerT = TypeVar("AnswerT")
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished answer: the JSON as it is sent, and its strong entity tag (without quotes)."""
+    """A finished answer: the JSON as it is sent, and its strong entity tag (32 hex characters, without quotes)."""
 
     body: bytes
     etag: str
 
-    @classmethod
-    def of(cls, body: bytes) -> Self:
-        """The answer with this body."""
-        return cls(body, hashlib.blake2b(body, digest_size=_ETAG_LENGTH // 2).hexdigest())
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """The client has the answer of this tag already."""
+
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTags:
+    """The answers that a client has, by their tags: what `If-None-Match` says. `any`: it has one, whatever its tag."""
+
+    tags: frozenset[str] = frozenset()
+    any: bool = False
+
+    def __contains__(self, etag: str) -> bool:
+        return self.any or etag in self.tags
+
+    def __bool__(self) -> bool:
+        return self.any or bool(self.tags)
+
+    def few(self) -> tuple[str, ...]:
+        """Those that can be a tag of this service's, at most `MAX_KNOWN_TAGS`, in order; or just `ANY_TAG`."""
+        if self.any:
+            return (ANY_TAG,)
+        return tuple(sorted(filter(_TAG.fullmatch, self.tags))[:MAX_KNOWN_TAGS]) if self.tags else ()
+
+
+AnswerT = TypeVar("AnswerT", bound=Answer | None)
+AnswerT_co = TypeVar("AnswerT_co", bound=Answer | None, covariant=True)
+
+
+class Source(Protocol[AnswerT_co]):
+    """Where an answer comes from if the cache does not have it."""
+
+    def etag(self) -> Coroutine[Any, Any, str | None]:
+        """The tag of the present answer, without making it. None: there is no such thing."""
+        ...
+
+    def load(self) -> Coroutine[Any, Any, AnswerT_co]:
+        """The present answer. None: there is no such thing."""
+        ...
 
 
 class CacheManager(Protocol):
-    """Answers from the cache, else from `load`; and what makes the cache forget."""
+    """Answers from the cache, else from their source; and what makes the cache forget."""
 
-    async def batch_status(self, batch_id: str, load: Callable[[], Awaitable[Answer | None]]) -> Answer | None:
-        """The answer about a batch. A None of `load` is passed on and not kept."""
+    async def batch_status(
+        self, batch_id: str, known: KnownTags, source: Source[Answer | None]
+    ) -> Answer | Unchanged | None:
+        """The answer about a batch, if there is such a batch and the client does not have the answer already."""
         ...
 
     async def user_batches(
-        self, user_id: str, limit: int, offset: int, status: str | None, load: Callable[[], Awaitable[Answer]]
-    ) -> Answer:
-        """A page of a user's batches; `status` is the filter as it was asked for."""
+        self, user_id: str, question: str, known: KnownTags, source: Source[Answer]
+    ) -> Answer | Unchanged:
+        """The answer to a question about a user's batches, if the client does not have it already.
+
+        Args:
+            question: what is asked of them, the same for all questions that mean the same.
+        """
         ...
 
     async def invalidate(self, batch_ids: Collection[str], user_ids: Collection[str]) -> bool:
@@ -90,134 +135,151 @@ class CacheManager(Protocol):
         ...
 
 
-class NoCache:
-    """For `CACHE_ENABLED=false`: every answer comes from the database."""
+class _SharedReads:
+    """Reads without a cache. Readers share what begins after they came, so that it is as new as if each read alone."""
 
-    async def batch_status(self, batch_id: str, load: Callable[[], Awaitable[Answer | None]]) -> Answer | None:
-        """What `load` makes."""
-        return await load()
+    def __init__(self) -> None:
+        self._flights = NextFlight()
+
+    async def read(self, question: Hashable, known: tuple[str, ...], source: Source[AnswerT]) -> AnswerT | Unchanged:
+        if known:
+            etag = await self._flights.join((question, "etag"), source.etag)
+            if _is_known(etag, known):
+                return Unchanged(etag)
+        return await self._flights.join((question, "answer"), source.load)
+
+
+class NoCache:
+    """For `CACHE_ENABLED=false`: every answer comes from the database. Redis still forgets, for other replicas."""
+
+    def __init__(self, redis: GuardedRedis) -> None:
+        self._redis = redis
+        self._reads = _SharedReads()
+
+    async def batch_status(
+        self, batch_id: str, known: KnownTags, source: Source[Answer | None]
+    ) -> Answer | Unchanged | None:
+        """What the source has now."""
+        return await self._reads.read(("batch_status", batch_id), known.few(), source)
 
     async def user_batches(
-        self, user_id: str, limit: int, offset: int, status: str | None, load: Callable[[], Awaitable[Answer]]
-    ) -> Answer:
-        """What `load` makes."""
-        return await load()
+        self, user_id: str, question: str, known: KnownTags, source: Source[Answer]
+    ) -> Answer | Unchanged:
+        """What the source has now."""
+        return await self._reads.read(("user_batches", user_id, question), known.few(), source)
 
     async def invalidate(self, batch_ids: Collection[str], user_ids: Collection[str]) -> bool:
-        """Nothing is kept, so all is forgotten."""
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where an answer is kept; `pages` tracks a user's."""
-
-    cache_type: CacheType
-    key: str
-    token: str
-    pages: str | None = None
+        """Forget all that other replicas keep about these batches and users. False: try again."""
+        return await forget(self._redis, batch_ids, user_ids)
 
 
 class RedisCacheManager:
-    """The cache in Redis. While Redis is away reads go to the database, each by itself, and wait for nothing."""
+    """The cache in Redis. While Redis is away reads go to the database, and wait for nothing else."""
 
-    def __init__(self, redis: GuardedRedis, metrics: Metrics, *, ttl_seconds: int) -> None:
+    def __init__(
+        self,
+        redis: GuardedRedis,
+        metrics: Metrics,
+        *,
+        ttl_seconds: int,
+        representation: str,
+        sample_rate: float = 0.0,
+        sample_patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._redis = redis
         self._metrics = metrics
         self._ttl_seconds = ttl_seconds
         self._token_ttl_seconds = 2 * ttl_seconds
-        self._lookups = Lookups(redis, token_ttl_seconds=self._token_ttl_seconds)
+        self._representation = representation
+        self._lookups = Lookups(redis, representation=representation, token_ttl_seconds=self._token_ttl_seconds)
         self._flights = SingleFlight()
+        self._reads = _SharedReads()
+        self._refreshes = Background(at_once=_REFRESHES_AT_ONCE)
+        self._sampler = Sampler(self._lookups, metrics, rate=sample_rate, patience_seconds=sample_patience_seconds)
 
-    async def batch_status(self, batch_id: str, load: Callable[[], Awaitable[Answer | None]]) -> Answer | None:
-        """The answer about a batch. A None of `load` is passed on and not kept."""
-        return await self._read(_Place("batch_status", _batch_key(batch_id), _batch_token(batch_id)), load)
+    async def close(self) -> None:
+        """End what runs in the background."""
+        await self._refreshes.close()
+        await self._sampler.close()
+
+    async def batch_status(
+        self, batch_id: str, known: KnownTags, source: Source[Answer | None]
+    ) -> Answer | Unchanged | None:
+        """The answer about a batch, if there is such a batch and the client does not have the answer already."""
+        return await self._read(Place.of_batch(batch_id), known.few(), source)
 
     async def user_batches(
-        self, user_id: str, limit: int, offset: int, status: str | None, load: Callable[[], Awaitable[Answer]]
-    ) -> Answer:
-        """A page of a user's batches; `status` is the filter as it was asked for."""
-        key = f"ras:user:{user_id}:batches:{limit}:{offset}:{status or ''}"
-        return await self._read(_Place("user_batches", key, _user_token(user_id), _user_pages(user_id)), load)
+        self, user_id: str, question: str, known: KnownTags, source: Source[Answer]
+    ) -> Answer | Unchanged:
+        """The answer to a question about a user's batches, if the client does not have it already."""
+        return await self._read(Place.of_page(user_id, question), known.few(), source)
 
     async def invalidate(self, batch_ids: Collection[str], user_ids: Collection[str]) -> bool:
-        """Forget all answers about these batches and users. False: not all are forgotten, try again.
+        """Forget all answers about these batches and users. False: not all are forgotten, try again."""
+        return await forget(self._redis, batch_ids, user_ids)
 
-        Tried even while Redis is left alone otherwise: this replica may have lost it, and others not.
-        """
-        batches = list(chain.from_iterable((_batch_token(b), _batch_key(b)) for b in sorted(batch_ids)))
-        users = list(chain.from_iterable((_user_token(u), _user_pages(u)) for u in sorted(user_ids)))
+    async def _read(
+        self, place: Place, known: tuple[str, ...], source: Source[AnswerT]
+    ) -> AnswerT | Answer | Unchanged:
         try:
-            for keys in _chunks(batches, 2 * _BATCHES_AT_ONCE):
-                await self._redis.call("invalidate", partial(_forget_batches, keys), even_if_in_trouble=True)
-            for keys in _chunks(users, 2 * _USERS_AT_ONCE):
-                await self._redis.call("invalidate", partial(_forget_users, keys), even_if_in_trouble=True)
-        except RedisUnavailableError as error:
-            log.info("invalidation_not_taken", batches=len(batch_ids), users=len(user_ids), reason=str(error))
-            return False
-        return True
-
-    async def _read(self, place: _Place, load: Callable[[], Awaitable[AnswerT]]) -> AnswerT | Answer:
-        try:
-            token, value = await self._lookups.look(place.token, place.key)
+            token, stored = await self._lookups.look(place.token, place.key, known)
         except RedisUnavailableError:
-            # Without a token nobody may be joined: an invalidation could have come in between.
+            # Without a token nobody may join what has begun: an invalidation could have come in between.
             self._metrics.cache_misses.labels(place.cache_type).inc()
-            return await load()
-        if value is not None and value[:TOKEN_LENGTH] == token:
+            return await self._reads.read(place.key, known, source)
+        if stored is not None:
             self._metrics.cache_hits.labels(place.cache_type).inc()
-            return _unpack(value)
+            if stored.milliseconds_left < 1000 * self._ttl_seconds * LAST_PART:
+                self._refreshes.start(place.key, lambda: self._refresh(place, token, source))
+            self._sampler.consider(place, token, lambda: _is_present(stored, source))
+            return _served(stored)
         self._metrics.cache_misses.labels(place.cache_type).inc()
-        return await self._flights.join((place.key, token), lambda: self._fill(place, token, load))
-
-    async def _fill(self, place: _Place, token: bytes, load: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
-        answer = await load()
-        if not isinstance(answer, Answer) or len(answer.body) > MAX_CACHED_BYTES:
-            return answer
-        keys = [place.token, place.key] if place.pages is None else [place.token, place.key, place.pages]
-        arguments = (token, _pack(token, answer), self._ttl_seconds, self._token_ttl_seconds, MAX_PAGES_OF_A_USER)
-        try:
-            await self._redis.call("store", lambda redis: redis.eval(_STORE, len(keys), *keys, *arguments))
-        except RedisUnavailableError as error:
-            log.debug("answer_not_cached", reason=str(error))
+        if known:
+            etag = await self._flights.join((place.key, token, "etag"), source.etag)
+            if _is_known(etag, known):
+                return Unchanged(etag)
+        answer, _ = await self._flights.join((place.key, token), lambda: self._fill(place, token, source))
         return answer
 
+    async def _refresh(self, place: Place, token: bytes, source: Source[AnswerT]) -> None:
+        """Make the answer anew, as if it were missing already; who misses it meanwhile joins."""
+        try:
+            _, is_stored = await self._flights.join((place.key, token), lambda: self._fill(place, token, source))
+            result = "stored" if is_stored else "not_stored"
+        except Exception:
+            log.warning("answer_not_refreshed", cache_type=place.cache_type, key=place.key, exc_info=True)
+            result = "failed"
+        self._metrics.cache_refreshes.labels(place.cache_type, result).inc()
+        if result != "stored":
+            await asyncio.sleep(_SECONDS_BEFORE_ANOTHER_TRY)
 
-# Ids may hold any character, colons too; no key below can be read as one of another kind or of another id.
-
-
-def _batch_key(batch_id: str) -> str:
-    return f"ras:batch:{batch_id}"
-
-
-def _batch_token(batch_id: str) -> str:
-    return f"ras:batch-token:{batch_id}"
-
-
-def _user_token(user_id: str) -> str:
-    return f"ras:user-token:{user_id}"
-
-
-def _user_pages(user_id: str) -> str:
-    return f"ras:user-pages:{user_id}"
-
-
-def _pack(token: bytes, answer: Answer) -> bytes:
-    return b"".join((token, answer.etag.encode(), answer.body))
-
-
-def _unpack(value: bytes) -> Answer:
-    body_at = TOKEN_LENGTH + _ETAG_LENGTH
-    return Answer(value[body_at:], value[TOKEN_LENGTH:body_at].decode())
-
-
-async def _forget_batches(keys: Sequence[str], redis: Redis) -> None:
-    await redis.unlink(*keys)
+    async def _fill(self, place: Place, token: bytes, source: Source[AnswerT]) -> tuple[AnswerT, bool]:
+        """The present answer, and whether it could be stored."""
+        answer = await source.load()
+        if answer is None or len(answer.body) > MAX_CACHED_BYTES:
+            return answer, False
+        keys = [place.token, place.key] if place.pages is None else [place.token, place.key, place.pages]
+        value = b"".join((token, self._representation.encode(), answer.etag.encode(), answer.body))
+        arguments = (token, value, self._ttl_seconds, self._token_ttl_seconds, MAX_PAGES_OF_A_USER)
+        try:
+            stored = await self._redis.call("store", lambda redis: redis.eval(_STORE, len(keys), *keys, *arguments))
+        except RedisUnavailableError as error:
+            log.debug("answer_not_cached", reason=str(error))
+            return answer, False
+        return answer, stored == 1
 
 
-async def _forget_users(keys: Sequence[str], redis: Redis) -> None:
-    await redis.eval(_FORGET_USERS, len(keys), *keys)
+def _is_known(etag: str | None, known: tuple[str, ...]) -> TypeGuard[str]:
+    return etag is not None and (etag in known or known == (ANY_TAG,))
 
 
-def _chunks(keys: list[str], size: int) -> list[list[str]]:
-    return [keys[start : start + size] for start in range(0, len(keys), size)]
+async def _is_present(stored: Stored, source: Source[Answer | None]) -> bool:
+    """Whether the source has the same now: the whole body, or the tag where the body stayed in Redis."""
+    answer = await source.load()
+    if answer is None:
+        return False
+    return answer.etag == stored.etag if stored.body is None else answer.body == stored.body
+
+
+def _served(stored: Stored) -> Answer | Unchanged:
+    return Unchanged(stored.etag) if stored.body is None else Answer(stored.body, stored.etag)

@@ -1,4 +1,4 @@
-"""Look-ups in Redis, gathered: those of one turn of the event loop are sent together, each key once.
+"""Look-ups in Redis, gathered: those of one turn of the event loop are sent together, each question once.
 
 Whoever is joined came before the question was sent. So the answer is not older than anything that had happened when
 the last of them came, and a thousand readers of one batch ask Redis once.
@@ -6,36 +6,60 @@ the last of them came, and a thousand readers of one batch ask Redis once.
 
 import asyncio
 import secrets
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
 from result_aggregator_service.cache.guarded_redis import GuardedRedis, RedisUnavailableError
 
 TOKEN_LENGTH = 32
+ETAG_LENGTH = 32
+#: Among the tags that a client knows: it has an answer, whatever its tag.
+ANY_TAG = "*"
 
 # Answers of a batch of thirty essays take some 60 kB: so many of them come well within the time limit.
 _AT_ONCE = 32
 
-# The token (made if it is missing: evicted, expired, removed by an invalidation) and what is stored under the key.
-_LOOK = """
+# KEYS: the token's, the answer's. ARGV: a token to be made (if it is missing: evicted, expired, removed by an
+# invalidation) and its life in seconds, the representation, the tags that the client knows. Gives the token; if an
+# answer is stored under it and in this representation, also what is left of its life (ms) and its tag; and the body, if
+# the client does not know the tag: else it does not leave Redis.
+_LOOK = f"""
 local token = redis.call('GET', KEYS[1])
-if token then return {token, redis.call('GET', KEYS[2])} end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-return {ARGV[1], false}
+if not token then
+    redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+    return {{ARGV[1]}}
+end
+local start = token .. ARGV[3]
+local header = redis.call('GETRANGE', KEYS[2], 0, #start + {ETAG_LENGTH - 1})
+if #header < #start + {ETAG_LENGTH} or string.sub(header, 1, #start) ~= start then return {{token}} end
+local etag, left = string.sub(header, #start + 1), redis.call('PTTL', KEYS[2])
+for known = 4, #ARGV do
+    if ARGV[known] == etag or ARGV[known] == '{ANY_TAG}' then return {{token, left, etag}} end
+end
+return {{token, left, etag, redis.call('GETRANGE', KEYS[2], #header, -1)}}
 """
 
 
+class Stored(NamedTuple):
+    """An answer in Redis; `body` is None if the client knows its tag."""
+
+    milliseconds_left: int
+    etag: str
+    body: bytes | None
+
+
 class Looked(NamedTuple):
-    """A token, and what is stored under a key; whether under this token is for the reader to see."""
+    """A token, and the answer that is stored under it, if there is one."""
 
     token: bytes
-    value: bytes | None
+    stored: Stored | None
 
 
 class _Question(NamedTuple):
     token_key: str
     key: str
+    known: tuple[str, ...]
 
 
 class _Batch:
@@ -49,18 +73,19 @@ class _Batch:
 class Lookups:
     """The look-ups of one process."""
 
-    def __init__(self, redis: GuardedRedis, *, token_ttl_seconds: int) -> None:
+    def __init__(self, redis: GuardedRedis, *, representation: str, token_ttl_seconds: int) -> None:
         self._redis = redis
+        self._representation = representation
         self._token_ttl_seconds = token_ttl_seconds
         self._unsent: _Batch | None = None
 
-    async def look(self, token_key: str, key: str) -> Looked:
-        """What Redis holds, at some moment after this call began.
+    async def look(self, token_key: str, key: str, known: tuple[str, ...] = ()) -> Looked:
+        """What Redis holds, at some moment after this call began. `known`: the tags of answers that need no body.
 
         Raises:
             RedisUnavailableError: there is no telling.
         """
-        question = _Question(token_key, key)
+        question = _Question(token_key, key, known)
         batch = self._unsent
         if batch is None or (len(batch.questions) >= _AT_ONCE and question not in batch.questions):
             batch = self._unsent = _Batch()
@@ -77,18 +102,32 @@ class Lookups:
         if self._unsent is batch:
             self._unsent = None
 
-        async def look_all(redis: Redis) -> list[list[bytes] | Exception]:
+        async def look_all(redis: Redis) -> list[list[Any] | Exception]:
             async with redis.pipeline(transaction=False) as pipeline:
                 for question in batch.questions:
                     made = secrets.token_hex(TOKEN_LENGTH // 2)
                     # By its text rather than its digest: a Redis that was restarted knows no digests.
-                    pipeline.eval(_LOOK, 2, question.token_key, question.key, made, self._token_ttl_seconds)
-                results: list[list[bytes] | Exception] = await pipeline.execute(raise_on_error=False)
+                    pipeline.eval(
+                        _LOOK,
+                        2,
+                        question.token_key,
+                        question.key,
+                        made,
+                        self._token_ttl_seconds,
+                        self._representation,
+                        *question.known,
+                    )
+                results: list[list[Any] | Exception] = await pipeline.execute(raise_on_error=False)
             return results
 
         results = await self._redis.call("read", look_all)
         # An error may be of one question alone: a full Redis makes no token, and still tells of those that are there.
         return {
-            question: self._redis.refused("read", result) if isinstance(result, Exception) else Looked(*result)
+            question: self._redis.refused("read", result) if isinstance(result, Exception) else _looked(*result)
             for question, result in zip(batch.questions, results, strict=True)
         }
+
+
+def _looked(token: bytes, left: int | None = None, etag: bytes = b"", body: bytes | None = None) -> Looked:
+    """What the script gave, whose end is missing if there is nothing to tell."""
+    return Looked(token, None if left is None else Stored(left, etag.decode(), body))

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Hashable
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 T = TypeVar("T")
 
@@ -45,6 +46,30 @@ class SingleFlight:
                 flight.task.add_done_callback(self._ending.discard)
                 flight.task.cancel()
 
+    def close(self, key: Hashable) -> None:
+        """Whoever comes from here on does not join the work under way under this key."""
+        self._flights.pop(key, None)
+
     def _landed(self, key: Hashable, flight: _Flight, _task: asyncio.Task[Any]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
+
+
+class NextFlight:
+    """For work whose outcome ages: callers join only work that begins after they came.
+
+    While some is under way, all who come wait for one more. So however many they are, they cost two at most.
+    """
+
+    def __init__(self) -> None:
+        self._boarding = SingleFlight()
+        self._turns: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
+
+    async def join(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What `work` returns or raises, or that of another caller if it has not begun yet."""
+        return await self._boarding.join(key, lambda: self._depart(key, work))
+
+    async def _depart(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        async with self._turns.setdefault(key, asyncio.Lock()):
+            self._boarding.close(key)
+            return await work()

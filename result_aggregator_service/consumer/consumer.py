@@ -15,6 +15,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
+from result_aggregator_service.consumer.group_lag import Standing
 from result_aggregator_service.consumer.poll_handler import PollHandler
 from result_aggregator_service.consumer.stopping import stop_consumer
 from result_aggregator_service.consumer.topics_setup import create_missing_topics
@@ -54,11 +55,37 @@ class Consumer:
         self._generation = 0
         self._revoking = False
         self._handled: dict[TopicPartition, int] = {}
+        self._member: AIOKafkaConsumer | None = None
+        self._busy = False
         self.heartbeat = Heartbeat()
 
     def stop(self) -> None:
         """Ask `run` to finish the poll at hand, leave the group and end."""
         self._stopping.set()
+
+    def hear_of_group(self, standings: Mapping[TopicPartition, Standing]) -> None:
+        """Hear now and then from Kafka, past this member's own fetcher, where the group stands; empty: not known.
+
+        Messages in this member's partitions, of which none is handled from one telling to the next, are work without
+        progress. While it is busy with others they may have to wait.
+        """
+        busy, self._busy = self._busy, False
+        assignment = None if self._member is None else self._member._subscription.subscription.assignment
+        if busy or assignment is None:
+            self.heartbeat.has_work({})
+            return
+        # With no poll at hand, what lies between commit and position is no message: the end of a transaction, say.
+        positions = assignment.all_consumed_offsets() if self._idle.is_set() else {}
+        reached = {partition: position.offset for partition, position in positions.items()}
+        behind = {
+            partition: standings[partition]
+            for partition in assignment.tps & standings.keys()
+            if standings[partition].end > max(standings[partition].begun, reached.get(partition, 0))
+        }
+        self.heartbeat.has_work(
+            {partition: standing.begun for partition, standing in behind.items()},
+            f"{sum(standing.lag for standing in behind.values()):,} messages behind",
+        )
 
     async def run(self) -> None:
         """Join the group and poll; over again after any trouble with Kafka."""
@@ -72,7 +99,7 @@ class Consumer:
             except (KafkaError, OSError, TimeoutError) as error:
                 wait = next(waits)
                 self._metrics.consumer_errors.inc()
-                self.heartbeat.beat("waiting for Kafka")
+                self.heartbeat.waits_for("Kafka")
                 _log.warning(
                     "kafka_unavailable",
                     bootstrap_servers=self._settings.kafka_bootstrap_servers,
@@ -105,8 +132,10 @@ class Consumer:
             async with asyncio.timeout(_SECONDS_TO_JOIN):
                 await consumer.start()
             _log.info("consumer_started", group=settings.kafka_consumer_group_id, topics=len(CONSUMED))
+            self._member = consumer
             yield consumer
         finally:
+            self._member = None
             self._forget_assignment()
             await stop_consumer(consumer)
 
@@ -129,6 +158,8 @@ class Consumer:
                     self._rewind(consumer, records, generation)
                 finally:
                     self._idle.set()
+            else:
+                self._busy = False
             await self._note_lag(consumer)
 
     async def _handle(self, consumer: AIOKafkaConsumer, records: Records, generation: int) -> None:
@@ -145,7 +176,7 @@ class Consumer:
         _log.info("poll_projected", folded=handled.folded, duplicates=handled.duplicates, quarantined=len(handled.bad))
 
     async def _wait_for_postgresql(self, generation: int, seconds: float) -> None:
-        self.heartbeat.beat("waiting for PostgreSQL")
+        self.heartbeat.waits_for("PostgreSQL")
         await self._sleep(seconds)
         if self._stopping.is_set():
             raise AbandonedError("the service stops while PostgreSQL is away")
@@ -196,13 +227,14 @@ class Consumer:
                 raise AbandonedError(str(error) or type(error).__name__) from None
             except (KafkaError, TimeoutError) as error:
                 self._metrics.consumer_errors.inc()
-                self.heartbeat.beat("waiting for Kafka")
+                self.heartbeat.waits_for("Kafka")
                 _log.warning("offset_commit_failed", error=str(error) or type(error).__name__)
                 await self._sleep(next(waits))
                 if self._stopping.is_set():
                     raise AbandonedError("the service stops while Kafka is away") from None
             else:
                 self._handled |= offsets
+                self._busy = True
                 return
 
     def _rewind(self, consumer: AIOKafkaConsumer, records: Records, generation: int) -> None:
@@ -236,6 +268,7 @@ class Consumer:
     def _forget_assignment(self) -> None:
         self._generation += 1
         self._handled.clear()
+        self.heartbeat.has_work({})
         self._metrics.consumer_lag.clear()
 
     async def _sleep(self, seconds: float) -> None:

@@ -94,6 +94,14 @@ class BatchFacts:
             key=lambda essay: essay.essay_id,
         )
 
+    @cached_property
+    def statuses(self) -> "list[EssayStatuses]":
+        """Each member's statuses, in the order of `members`."""
+        return [
+            {phase: status for phase in Phase if (status := essay_status(self, essay, phase)) is not None}
+            for essay in self.members
+        ]
+
     def last_end(self) -> PipelineEnd | None:
         """The end of the last pipeline, by clock."""
         return max(self.pipeline_ends, key=lambda end: end.clock, default=None)
@@ -120,6 +128,10 @@ class EssayPhaseStatus:
     status: ProcessingStage
     at: datetime
     error: ErrorDetail | None
+
+
+EssayStatuses = Mapping[Phase, EssayPhaseStatus]
+"""An essay's statuses, in the phases in which anything is known of it."""
 
 
 class FinishedBy(StrEnum):
@@ -271,39 +283,12 @@ def _final_status(batch: BatchFacts, expected_phases: Sequence[Phase]) -> BatchS
         phase in batch.outcomes and batch.outcomes[phase].status is BatchStatus.COMPLETED_WITH_FAILURES
         for phase in matter
     )
-    if outcome_failed or EssayCounts.of(batch, matter).failed:
+    essay_failed = any(
+        phase in known and known[phase].status is ProcessingStage.FAILED for known in batch.statuses for phase in matter
+    )
+    if outcome_failed or essay_failed:
         return BatchStatus.COMPLETED_WITH_FAILURES
     return BatchStatus.COMPLETED_SUCCESSFULLY
-
-
-@dataclass(frozen=True, slots=True)
-class EssayCounts:
-    """Essays completed in every phase that matters, and essays failed in any of them."""
-
-    completed: int
-    failed: int
-
-    @classmethod
-    def of(cls, batch: BatchFacts, matter: Collection[Phase]) -> "EssayCounts":
-        """Count a batch's members."""
-        completed = failed = 0
-        for essay in batch.members:
-            stages = {status.status if (status := essay_status(batch, essay, phase)) else None for phase in matter}
-            if ProcessingStage.FAILED in stages:
-                failed += 1
-            elif stages == {ProcessingStage.COMPLETED}:
-                completed += 1
-        return cls(completed, failed)
-
-
-def error_count(batch: BatchFacts) -> int:
-    """Failed essay results of all phases, plus phases that failed critically."""
-    failed_results = sum(
-        status is not None and status.status is ProcessingStage.FAILED
-        for essay in batch.members
-        for status in (essay_status(batch, essay, phase) for phase in Phase)
-    )
-    return failed_results + sum(o.status is BatchStatus.FAILED_CRITICALLY for o in batch.outcomes.values())
 
 
 def current_phase(batch: BatchFacts, status: BatchStatus, expected_phases: Sequence[Phase]) -> Phase | None:
@@ -314,23 +299,12 @@ def current_phase(batch: BatchFacts, status: BatchStatus, expected_phases: Seque
     return next((phase for phase in PHASE_ORDER if phase in matter and phase not in batch.outcomes), None)
 
 
-def processing_started_at(batch: BatchFacts) -> datetime | None:
-    """The earliest outcome, CJ failure, or result of a member."""
-    times = [essay.started_at for essay in batch.members] + [batch.started_at]
-    return min((at for at in times if at is not None), default=None)
-
-
 def processing_completed_at(batch: BatchFacts) -> datetime | None:
     """When a finished batch was done: the last pipeline's end, else the latest winning outcome."""
     end = batch.last_end()
     if end is not None:
         return end.clock.at
     return max((outcome.clock.at for outcome in batch.outcomes.values()), default=None)
-
-
-def last_updated(batch: BatchFacts) -> datetime:
-    """The latest message about the batch or its essays."""
-    return max([batch.heard_at, *(essay.heard_at for essay in batch.members)])
 
 
 def phase_durations(outcomes: Iterable[PhaseOutcome], created_at: datetime) -> dict[Phase, float]:

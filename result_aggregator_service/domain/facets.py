@@ -6,7 +6,7 @@ in `{prefix}_{field}`; a batch facet's in `batch_results`, a registration's fiel
 
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypedDict, TypeVar
 from uuid import UUID
 
 from pydantic import JsonValue
@@ -14,8 +14,17 @@ from pydantic import JsonValue
 from result_aggregator_service.contracts.enums import BatchStatus, Phase, ProcessingStage
 from result_aggregator_service.domain.event import Clock
 
-ErrorDetail = dict[str, JsonValue]
-"""{error_code, message, correlation_id, timestamp, service, operation, details}: why something failed."""
+
+class ErrorDetail(TypedDict):
+    """Why something failed: code and message of the service that said so."""
+
+    error_code: str
+    message: str
+    correlation_id: str | None
+    timestamp: str | None
+    service: str | None
+    operation: str | None
+    details: dict[str, JsonValue] | None
 
 
 class Columns(Protocol):

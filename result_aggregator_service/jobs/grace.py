@@ -13,6 +13,7 @@ import structlog
 from aiokafka.errors import KafkaError
 from sqlalchemy import text
 
+from result_aggregator_service.consumer.consumer import Consumer
 from result_aggregator_service.consumer.group_lag import GroupLag
 from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.heartbeat import Heartbeat
@@ -69,6 +70,7 @@ class GraceKeeper:
         completion: Completion,
         pending: PendingInvalidations,
         metrics: Metrics,
+        consumer: Consumer,
     ) -> None:
         self._settings = settings
         self._database = database
@@ -76,6 +78,7 @@ class GraceKeeper:
         self._completion = completion
         self._pending = pending
         self._metrics = metrics
+        self._consumer = consumer
         self._standing: str | None = "nothing has been asked yet"
         self._stopping = asyncio.Event()
         self.heartbeat = Heartbeat()
@@ -90,11 +93,14 @@ class GraceKeeper:
             try:
                 async with GroupLag(self._settings) as group_lag:
                     while not self._stopping.is_set():
-                        await self._turn(await group_lag.largest())
+                        standings = await group_lag.standings()
+                        self._consumer.hear_of_group(standings)
+                        await self._turn(max(standing.lag for standing in standings.values()))
                         await self._sleep()
             except (KafkaError, OSError, TimeoutError) as error:
+                self._consumer.hear_of_group({})
                 self._note(f"the group's lag is not known: {str(error) or type(error).__name__}")
-            self.heartbeat.beat("waiting for Kafka")
+            self.heartbeat.waits_for("Kafka")
             await self._sleep()
 
     def _note(self, standing: str | None) -> None:
@@ -118,7 +124,7 @@ class GraceKeeper:
         except Exception as error:
             if not is_trouble(error):
                 raise
-            self.heartbeat.beat("waiting for PostgreSQL")
+            self.heartbeat.waits_for("PostgreSQL")
             _log.warning("grace_waits", error=first_line(error))
 
     async def tick(self, *, caught_up: bool) -> None:

@@ -94,7 +94,7 @@ class Housekeeper:
             except Exception as error:
                 if not is_trouble(error):
                     raise
-                self.heartbeat.beat("waiting for PostgreSQL")
+                self.heartbeat.waits_for("PostgreSQL")
                 _log.warning("housekeeping_waits", error=first_line(error))
             turn += 1
             with contextlib.suppress(TimeoutError):

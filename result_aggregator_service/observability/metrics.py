@@ -26,6 +26,15 @@ class Metrics:
         self.api_errors = Counter(
             "ras_api_errors", "Requests answered with an error.", ["endpoint", "error_type"], registry=registry
         )
+        self.api_requests_by_service = Counter(
+            "ras_api_requests_by_service",
+            "Requests under /internal, by the allowed service that asked, or `unauthenticated`.",
+            ["service", "status_class"],
+            registry=registry,
+        )
+        self.api_key_uses = Counter(
+            "ras_api_key_uses", "Requests let in, by their key's place in INTERNAL_API_KEY.", ["key"], registry=registry
+        )
 
         # the consumer
         self.messages_processed = Counter(
@@ -86,6 +95,18 @@ class Metrics:
         self.cache_errors = Counter(
             "ras_cache_errors", "Calls to Redis that failed or took too long.", ["operation"], registry=registry
         )
+        self.cache_refreshes = Counter(
+            "ras_cache_refreshes",
+            "Answers made anew before their time was over: stored, not_stored or failed.",
+            ["cache_type", "result"],
+            registry=registry,
+        )
+        self.cache_samples = Counter(
+            "ras_cache_samples",
+            "Answers from the cache compared with the database: match, overtaken, mismatch or failed.",
+            ["cache_type", "result"],
+            registry=registry,
+        )
         self.pending_invalidations = Gauge(
             "ras_pending_invalidations", "Invalidations that Redis has not taken yet.", registry=registry
         )
@@ -117,6 +138,12 @@ class Metrics:
         # the process
         self.circuit_breaker_state = Gauge(
             "ras_circuit_breaker_state", "0 closed, 1 half open, 2 open.", ["breaker"], registry=registry
+        )
+        self.dependency_up = Gauge(
+            "ras_dependency_up", "1 if it was there when a probe last asked.", ["dependency"], registry=registry
+        )
+        self.loop_ok = Gauge(
+            "ras_loop_ok", "1 while a background loop lives and gets on with its work.", ["loop"], registry=registry
         )
         self.task_deaths = Counter(
             "ras_background_task_deaths", "Background tasks that died.", ["task"], registry=registry

@@ -31,6 +31,7 @@ from result_aggregator_service.storage.projection_repository import (
     StoredBatch,
     Touched,
 )
+from result_aggregator_service.storage.tallies import tallies_of
 
 
 class Completion:
@@ -66,7 +67,7 @@ class Completion:
         stored = await self._repository.load(session, touched.batch_ids)
         assessments = await self._repository.unannounced_assessments(session, touched.batch_ids)
         waiting = {assessment.batch_id for assessment in assessments}
-        with_results = await self._repository.with_results(session, touched.batch_ids)
+        tallies = await tallies_of(session, touched.batch_ids)
         needing_essays = [
             batch.facts
             for batch_id, batch in stored.items()
@@ -82,14 +83,13 @@ class Completion:
         results: list[_Results] = []
         for batch_id, before in stored.items():
             batch = loaded.get(batch_id, before.facts).with_(
-                has_results=batch_id in with_results,
+                has_results=tallies[batch_id].started_at is not None,
                 grace_horizon=before.facts.horizon() if batch_id in grant_grace_to else before.facts.grace_horizon,
             )
             if batch.registration is not None:
                 touched.user_ids.add(batch.registration.user_id)
             judgement = self._judge(batch, before, caught_up_seconds)
-            if judgement != before.judgement:
-                judgements.append(judgement)
+            judgements.append(judgement)
             if judgement.overall_status in FINAL_STATUSES:
                 if before.judgement.overall_status not in FINAL_STATUSES:
                     self._metrics.batches_aggregated.inc()
@@ -98,7 +98,7 @@ class Completion:
                     identity = pipeline_results_id(batch, judgement.overall_status)
                     results.append(_Results(announcement, _class_of(batch), identity))
         if judgements:
-            await self._repository.save(session, judgements)
+            await self._repository.save(session, judgements, tallies)
             failpoint(Failpoint.STATEMENTS_JUDGEMENTS_AFTER)
 
         outgoing = await self._not_announced_otherwise(session, results)

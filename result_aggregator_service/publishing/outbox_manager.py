@@ -50,6 +50,15 @@ _CLAIM = text(
     ORDER BY id LIMIT :limit
     """
 )
+# Not in the words of the claim, whose mistakes it is to show.
+_SENDABLE = text(
+    """
+    SELECT min(id), count(*) FROM event_outbox o
+    WHERE published_at IS NULL AND retry_count = 0
+      AND (topic, event_key) NOT IN (
+        SELECT topic, event_key FROM event_outbox WHERE published_at IS NULL AND retry_count > 0)
+    """
+)
 _MARK_PUBLISHED = text(
     """
     UPDATE event_outbox SET published_at = clock_timestamp(), last_error = NULL
@@ -137,6 +146,11 @@ class OutboxManager:
         """The next rows to send, oldest first. Only the elected relay may ask."""
         rows = await session.execute(_CLAIM, {"limit": limit, "block": parked_key_policy == "block"})
         return [OutboxRow(**row) for row in rows.mappings()]
+
+    async def sendable(self, session: ReadSession) -> tuple[int | None, int]:
+        """The id of the first row that was never tried and has no failed one of its key and topic, and their number."""
+        first, rows = (await session.execute(_SENDABLE)).one()
+        return first, rows
 
     async def mark_published(self, session: WriteSession, ids: Collection[int]) -> list[float]:
         """Mark rows that Kafka acknowledged; return for each the seconds since it was made."""

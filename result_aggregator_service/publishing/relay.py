@@ -43,6 +43,7 @@ _SECONDS_BETWEEN_ELECTIONS = 1.0
 #: TCP alone keeps the session, and the lock, for hours when a machine is gone, and for good when a process is stopped.
 _SECONDS_OF_SILENCE = 10
 _SECONDS_BETWEEN_SIGNS_OF_LIFE = 2.0
+_LONGEST_WAIT_SECONDS = 30.0  # whatever OUTBOX_POLL_INTERVAL says: a loop that is silent for much longer is wedged
 
 # Refusals of the row, which no later try will change as long as nobody does something about it.
 _REFUSALS = (
@@ -98,7 +99,7 @@ class Relay:
             await self._drop_producer()
 
     async def _trouble(self, error: BaseException, seconds: float) -> None:
-        self.heartbeat.beat("waiting for servers")
+        self.heartbeat.waits_for("servers")
         _log.warning("relay_trouble", error=str(error) or type(error).__name__, retry_in_seconds=round(seconds, 2))
         await self._sleep(seconds)
 
@@ -136,19 +137,32 @@ class Relay:
     async def _publish_while_elected(self, connection: asyncpg.Connection) -> None:
         while True:
             self._wake.clear()
-            self.heartbeat.beat("publishing")
-            if connection.is_closed():
-                raise asyncpg.ConnectionDoesNotExistError("the connection that holds the relay's lock was lost")
+            _require_open(connection)
             if self._breaker.allows():
-                while await self._publish_some():
-                    self.heartbeat.beat("publishing")
-                    if connection.is_closed():
-                        raise asyncpg.ConnectionDoesNotExistError("the connection that holds the relay's lock was lost")
+                await self._publish_all(connection)
+            else:
+                self.heartbeat.waits_for("Kafka")
             if self._stopping.is_set():
                 return
-            wait = min(self._settings.outbox_poll_interval, self._breaker.seconds_to_wait() or float("inf"))
+            wait = min(self._settings.outbox_poll_interval, _LONGEST_WAIT_SECONDS)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait)
+                await asyncio.wait_for(self._wake.wait(), min(wait, self._breaker.seconds_to_wait() or wait))
+
+    async def _publish_all(self, connection: asyncpg.Connection) -> None:
+        self.heartbeat.beat("publishing")
+        if not await self._publish_some():
+            await self._look_for_what_is_left()
+            return
+        self.heartbeat.has_work({})
+        while await self._publish_some():
+            self.heartbeat.beat("publishing")
+            _require_open(connection)
+
+    async def _look_for_what_is_left(self) -> None:
+        """Rows that nothing holds back and that are not published all the same are work without progress."""
+        async with self._database.snapshot() as session:
+            first, rows = await self._outbox.sendable(session)
+        self.heartbeat.has_work({} if first is None else {"outbox": first}, f"{rows:,} rows to publish")
 
     async def _publish_some(self) -> bool:
         """Send one batch of rows; whether it is worth while to ask for more at once."""
@@ -182,6 +196,7 @@ class Relay:
             await self._note_refusals(refused)
         if trouble is not None:
             self._breaker.failed()
+            self.heartbeat.waits_for("Kafka")
             _log.warning(
                 "outbox_send_failed",
                 error=str(trouble) or type(trouble).__name__,
@@ -278,6 +293,11 @@ class Relay:
         if producer is not None:
             with contextlib.suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
                 await asyncio.wait_for(producer.stop(), 5)
+
+
+def _require_open(connection: asyncpg.Connection) -> None:
+    if connection.is_closed():
+        raise asyncpg.ConnectionDoesNotExistError("the connection that holds the relay's lock was lost")
 
 
 async def _give_signs_of_life(connection: asyncpg.Connection) -> None:

@@ -1,27 +1,49 @@
-"""Reads what the API shows: a batch with its essays, a page of a user's batches. All of the session's one snapshot.
+"""Reads what the API shows: batches with their essays or without, and which of them stand on a page of a user's list.
 
-A batch that nobody has registered has no owner and is not there.
+All of the session's one snapshot. A batch that nobody has registered has no owner and is not there.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import UUID
 
-from sqlalchemy import ARRAY, Text, any_, func, literal, select
+from sqlalchemy import ARRAY, Text, any_, func, literal, select, tuple_
 
 from result_aggregator_service.contracts.enums import BatchStatus
 from result_aggregator_service.storage.engine import ReadSession
 from result_aggregator_service.storage.projection_repository import ProjectionRepository, StoredBatch
 from result_aggregator_service.storage.tables import batch_results
+from result_aggregator_service.storage.tallies import tallies_of
 
 _TEXTS = ARRAY(Text())
+_POSITION = (batch_results.c.created_at, batch_results.c.batch_id)
 
 
 @dataclass(frozen=True, slots=True)
-class BatchPage:
-    """Some of a user's batches with their essays, newest first, and how many there are of them in all."""
+class Position:
+    """Where a batch stands in its owner's list, which goes from the newest to the oldest."""
 
-    batches: Sequence[StoredBatch]
-    total: int
+    created_at: datetime
+    batch_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKey:
+    """A batch on a page: where it stands, and the version of its answer."""
+
+    batch_id: str
+    created_at: datetime
+    version: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class PageKeys:
+    """The batches of a page, newest first; how many the list has in all, if that was asked; whether more follow."""
+
+    keys: Sequence[BatchKey]
+    total: int | None
+    more: bool
 
 
 class BatchReader:
@@ -30,40 +52,76 @@ class BatchReader:
     def __init__(self, repository: ProjectionRepository) -> None:
         self._repository = repository
 
+    async def version(self, session: ReadSession, batch_id: str) -> UUID | None:
+        """The version of a registered batch's answer; None if there is no batch of this id."""
+        query = select(batch_results.c.version).where(
+            batch_results.c.batch_id == batch_id, batch_results.c.registration_at.isnot(None)
+        )
+        return (await session.scalars(query)).one_or_none()
+
     async def batch(self, session: ReadSession, batch_id: str) -> StoredBatch | None:
         """A registered batch with its essays; None if there is none of this id."""
-        stored = (await self._repository.load(session, [batch_id])).get(batch_id)
-        if stored is None or stored.facts.registration is None:
-            return None
-        return (await self._with_essays(session, {batch_id: stored}))[batch_id]
+        return next(iter(await self.batches(session, [batch_id])), None)
 
-    async def page(
+    async def batches(self, session: ReadSession, batch_ids: Sequence[str]) -> list[StoredBatch]:
+        """Some registered batches with their essays, in this order; those that are not there are left out."""
+        found = await self._registered(session, batch_ids, lists=True)
+        complete = await self._repository.load_essays(session, [stored.facts for stored in found])
+        return [replace(stored, facts=complete[stored.facts.batch_id]) for stored in found]
+
+    async def summaries(self, session: ReadSession, batch_ids: Sequence[str]) -> list[StoredBatch]:
+        """The same without essays and lists of them, but always with a tally.
+
+        Reads no essay, but for batches that have not changed since there are tallies.
+        """
+        found = await self._registered(session, batch_ids, lists=False)
+        missing = [stored.facts.batch_id for stored in found if stored.tally is None]
+        if not missing:
+            return found
+        made = await tallies_of(session, missing)
+        return [replace(stored, tally=stored.tally or made[stored.facts.batch_id]) for stored in found]
+
+    async def page_of(
         self,
         session: ReadSession,
         user_id: str,
         *,
         limit: int,
-        offset: int,
         statuses: Collection[BatchStatus] | None = None,
-    ) -> BatchPage:
-        """A user's batches, newest first; only those of some statuses, if any are given."""
+        offset: int | None = None,
+        after: Position | None = None,
+    ) -> PageKeys:
+        """Which of a user's batches stand on a page, newest first (`created_at`, then `batch_id`).
+
+        Args:
+            session: of whose snapshot.
+            user_id: whose batches.
+            limit: how many at most.
+            statuses: only those of these statuses, if any are given.
+            offset: pass over so many, and count the whole list; its cost grows with the offset.
+            after: begin behind this position, whether a batch still stands there or not; costs the same everywhere.
+        """
         mine = batch_results.c.user_id == user_id
         if statuses is not None:
             mine &= batch_results.c.overall_status == any_(literal(sorted(statuses), type_=_TEXTS))
-        total = (await session.scalars(select(func.count()).select_from(batch_results).where(mine))).one()
-        if offset >= total:
-            return BatchPage([], total)
-        newest = await session.scalars(
-            select(batch_results.c.batch_id)
+        total = None
+        if offset is not None:
+            total = (await session.scalars(select(func.count()).select_from(batch_results).where(mine))).one()
+            if offset >= total:
+                return PageKeys([], total, more=False)
+        if after is not None:
+            mine &= tuple_(*_POSITION) < (after.created_at, after.batch_id)
+        newest = (
+            select(batch_results.c.batch_id, batch_results.c.created_at, batch_results.c.version)
             .where(mine)
-            .order_by(batch_results.c.created_at.desc(), batch_results.c.batch_id.desc())
-            .limit(limit)
+            .order_by(*(column.desc() for column in _POSITION))
+            .limit(limit + 1)
             .offset(offset)
         )
-        batch_ids = newest.all()
-        batches = await self._with_essays(session, await self._repository.load(session, batch_ids))
-        return BatchPage([batches[batch_id] for batch_id in batch_ids], total)
+        keys = [BatchKey(*row) for row in await session.execute(newest)]
+        return PageKeys(keys[:limit], total, more=len(keys) > limit)
 
-    async def _with_essays(self, session: ReadSession, batches: Mapping[str, StoredBatch]) -> dict[str, StoredBatch]:
-        complete = await self._repository.load_essays(session, [batch.facts for batch in batches.values()])
-        return {batch_id: replace(batch, facts=complete[batch_id]) for batch_id, batch in batches.items()}
+    async def _registered(self, session: ReadSession, batch_ids: Sequence[str], *, lists: bool) -> list[StoredBatch]:
+        found = await self._repository.load(session, batch_ids, lists=lists)
+        known = (found[batch_id] for batch_id in batch_ids if batch_id in found)
+        return [stored for stored in known if stored.facts.registration is not None]

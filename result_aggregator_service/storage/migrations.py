@@ -6,7 +6,7 @@ from sqlalchemy.exc import ProgrammingError
 from result_aggregator_service.storage.engine import Database
 
 #: The revision that this code needs. Later ones will do: they only expand what is there (see the docs on upgrades).
-REQUIRED_REVISION = "0002"
+REQUIRED_REVISION = "0003"
 MEND = "run `alembic upgrade head`"
 
 

@@ -4,13 +4,15 @@ Order of locks, the same for every replica: batches by id, then essays by id. Ev
 locked by the time it is judged, and is named in what `store` returns.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import UUID
 
 import orjson
 from sqlalchemy import Row as SqlRow
-from sqlalchemy import any_, bindparam, exists, select, text
+from sqlalchemy import Select, Table, any_, bindparam, exists, literal, select, text
+from sqlalchemy.dialects.postgresql import JSONB
 
 from result_aggregator_service.contracts.enums import BatchStatus, Phase
 from result_aggregator_service.domain.announcements import assessment_id
@@ -38,6 +40,7 @@ from result_aggregator_service.domain.facets import (
     SpellcheckResult,
 )
 from result_aggregator_service.domain.fold import Facts
+from result_aggregator_service.domain.tally import BatchTally
 from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.storage.engine import ReadSession, WriteSession
 from result_aggregator_service.storage.tables import (
@@ -48,6 +51,7 @@ from result_aggregator_service.storage.tables import (
     phase_outcomes,
     pipeline_ends,
 )
+from result_aggregator_service.storage.tallies import from_document, to_document
 from result_aggregator_service.storage.upserts import recordset, replace_when_later, rows_parameter, upsert
 
 _BATCH_COLUMNS = (
@@ -154,14 +158,6 @@ _UNANNOUNCED_ASSESSMENTS = (
     .where(~exists().where(announcements.c.event_id == cj_assessments.c.announcement_id))
     .order_by(cj_assessments.c.place)
 )
-_BATCHES_WITH_RESULTS = text(
-    """
-    SELECT b.batch_id FROM batch_results b
-    WHERE b.batch_id = ANY(:batch_ids) AND EXISTS (
-        SELECT FROM essay_results e
-        WHERE e.batch_id = b.batch_id AND e.started_at IS NOT NULL AND NOT jsonb_exists(b.anchor_ids, e.essay_id))
-    """
-)
 _JUDGED_COLUMNS = (
     "batch_id",
     "overall_status",
@@ -170,9 +166,10 @@ _JUDGED_COLUMNS = (
     "grace_horizon_at",
     "grace_horizon_event_id",
     "grace_due",
+    "tally",
 )
 _SAVE_JUDGEMENTS = text(
-    f"UPDATE batch_results b SET {', '.join(f'{c} = r.{c}' for c in _JUDGED_COLUMNS[1:])} "
+    f"UPDATE batch_results b SET version = gen_random_uuid(), {', '.join(f'{c} = r.{c}' for c in _JUDGED_COLUMNS[1:])} "
     f"FROM {recordset(batch_results, _JUDGED_COLUMNS)} WHERE b.batch_id = r.batch_id"
 )
 _CAUGHT_UP_SECONDS = text("SELECT caught_up_seconds FROM service_state")
@@ -215,10 +212,16 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """A batch's facts, with what was derived of them when they last changed."""
+    """A batch's facts, with what was derived of them when they last changed.
+
+    `version` is another one whenever the batch's answer may be another one; where it was not derived yet by a version
+    of the service that knows of it, it is nil, and `tally` None.
+    """
 
     facts: BatchFacts
     judgement: Judgement
+    version: UUID
+    tally: BatchTally | None
 
 
 class ProjectionRepository:
@@ -321,23 +324,24 @@ class ProjectionRepository:
         touched.add(await session.execute(_OWNERS, {"batch_ids": sorted(batch_ids)}))
         return touched
 
-    async def load(self, session: WriteSession | ReadSession, batch_ids: Collection[str]) -> dict[str, StoredBatch]:
-        """Some batches without their essays, by id; batches that are not there are left out."""
+    async def load(
+        self, session: WriteSession | ReadSession, batch_ids: Collection[str], *, lists: bool = True
+    ) -> dict[str, StoredBatch]:
+        """Some batches without their essays, by id; batches that are not there are left out.
+
+        Without `lists`, those of essay ids, which grow with the batch, are not read, and seem to be empty.
+        """
         ids = {"batch_ids": sorted(batch_ids)}
         outcomes: dict[str, dict[Phase, PhaseOutcome]] = {}
-        for row in (await session.execute(_OUTCOMES, ids)).mappings():
+        for row in (await session.execute(_OUTCOMES if lists else _OUTCOMES_WITHOUT_LISTS, ids)).mappings():
             outcomes.setdefault(row["batch_id"], {})[Phase(row["phase"])] = _outcome(row)
         ends: dict[str, list[PipelineEnd]] = {}
         for row in (await session.execute(_ENDS, ids)).mappings():
             ends.setdefault(row["batch_id"], []).append(_end(row))
         return {
             row["batch_id"]: _batch(row, outcomes.get(row["batch_id"], {}), ends.get(row["batch_id"], []))
-            for row in (await session.execute(_BATCHES, ids)).mappings()
+            for row in (await session.execute(_BATCHES if lists else _BATCHES_WITHOUT_LISTS, ids)).mappings()
         }
-
-    async def with_results(self, session: WriteSession, batch_ids: Collection[str]) -> set[str]:
-        """Those of the batches that have an essay with a result."""
-        return set(await session.scalars(_BATCHES_WITH_RESULTS, {"batch_ids": sorted(batch_ids)}))
 
     async def load_essays(
         self, session: WriteSession | ReadSession, batches: Collection[BatchFacts]
@@ -357,22 +361,29 @@ class ProjectionRepository:
         """The reading of the caught-up clock."""
         return float((await session.scalars(_CAUGHT_UP_SECONDS)).one())
 
-    async def save(self, session: WriteSession, judgements: Sequence[Judgement]) -> None:
-        """Keep what was derived of some batches."""
-        await session.execute(_SAVE_JUDGEMENTS, rows_parameter([_judgement_row(judgement) for judgement in judgements]))
+    async def save(
+        self, session: WriteSession, judgements: Sequence[Judgement], tallies: Mapping[str, BatchTally]
+    ) -> None:
+        """Keep what was derived of some batches, and give each a new version."""
+        rows = [_judgement_row(judged) | {"tally": to_document(tallies[judged.batch_id])} for judged in judgements]
+        await session.execute(_SAVE_JUDGEMENTS, rows_parameter(rows))
 
 
 # --- rows and facts
 
 
-_OUTCOMES = select(phase_outcomes).where(phase_outcomes.c.batch_id == any_(bindparam("batch_ids")))
-_ENDS = (
-    select(pipeline_ends)
-    .where(pipeline_ends.c.batch_id == any_(bindparam("batch_ids")))
-    .order_by(pipeline_ends.c.ended_at, pipeline_ends.c.event_id)
-)
-_BATCHES = select(batch_results).where(batch_results.c.batch_id == any_(bindparam("batch_ids")))
-_ESSAYS_OF_BATCHES = select(essay_results).where(essay_results.c.batch_id == any_(bindparam("batch_ids")))
+def _of_batches(table: Table, *left_empty: str) -> Select[Any]:
+    """A table's rows of some batches, some lists left empty."""
+    columns = [literal([], JSONB()).label(c.name) if c.name in left_empty else c for c in table.columns]
+    return select(*columns).where(table.c.batch_id == any_(bindparam("batch_ids")))
+
+
+_OUTCOMES = _of_batches(phase_outcomes)
+_OUTCOMES_WITHOUT_LISTS = _of_batches(phase_outcomes, "processed_essay_ids", "failed_essay_ids")
+_ENDS = _of_batches(pipeline_ends).order_by(pipeline_ends.c.ended_at, pipeline_ends.c.event_id)
+_BATCHES = _of_batches(batch_results)
+_BATCHES_WITHOUT_LISTS = _of_batches(batch_results, "essay_ids", "anchor_ids")
+_ESSAYS_OF_BATCHES = _of_batches(essay_results)
 
 
 def _clock(row: Columns, prefix: str) -> Clock | None:
@@ -401,7 +412,7 @@ def _batch(row: Columns, outcomes: dict[Phase, PhaseOutcome], ends: Sequence[Pip
         facts.grace_horizon,
         row["grace_due"],
     )
-    return StoredBatch(facts, judgement)
+    return StoredBatch(facts, judgement, row["version"], row["tally"] and from_document(row["tally"]))
 
 
 def _judgement_row(judgement: Judgement) -> dict[str, Any]:

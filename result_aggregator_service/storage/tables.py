@@ -78,6 +78,10 @@ batch_results = Table(
     Column("overall_status", Text(), nullable=False, server_default=text("'awaiting_content_validation'")),
     *_clock("horizon"),
     Column("grace_due", Double(), comment="reading of the caught-up clock at which grace runs out; seconds"),
+    # renewed whenever the batch's answer may have changed; nil: not since there are versions (see the migration)
+    Column("version", Uuid(), nullable=False, server_default=func.gen_random_uuid()),
+    # what a summary needs of the essays (`domain.tally`); null: not told since there are tallies
+    Column("tally", JSONB()),
     Index(
         "ix_batch_results_user_newest",
         text("user_id"),

@@ -258,6 +258,8 @@ def test_a_migration_needs_a_database_and_nothing_else(environment: Callable[[Ma
         ("EXPECTED_PHASES", "", "EXPECTED_PHASES: "),
         ("EXPECTED_PHASES", "[]", "EXPECTED_PHASES: "),
         ("ALLOWED_SERVICE_IDS", '["a"', "ALLOWED_SERVICE_IDS: not a JSON list"),
+        ("ALLOWED_SERVICE_IDS", "", "ALLOWED_SERVICE_IDS: names no service"),
+        ("ALLOWED_SERVICE_IDS", '["a", ""]', "ALLOWED_SERVICE_IDS: names no service, or one without a name"),
         ("DATABASE_URL", f"mysql://u:{SECRET}@h/d", "DATABASE_URL: 'mysql://' is not PostgreSQL"),
         ("DATABASE_URL", f"just {SECRET}", "DATABASE_URL: not a URL"),
         ("DATABASE_URL", f"postgresql://u:{SECRET}@h:port/d", "DATABASE_URL: not a URL"),

@@ -9,7 +9,7 @@ from dishka import AsyncContainer, Provider, Scope, make_async_container, provid
 from quart import Quart
 from redis.asyncio import Redis
 
-from result_aggregator_service.api.answers import BatchAnswers
+from result_aggregator_service.api.answers import BatchAnswers, representation
 from result_aggregator_service.api.health import DependencyHealth, HealthSource, LoopHealth
 from result_aggregator_service.app import Lifecycle, create_app
 from result_aggregator_service.cache.cache_manager import CacheManager, RedisCacheManager
@@ -102,7 +102,12 @@ class TestProvider(Provider):
 
     @provide
     def cache(self, redis: GuardedRedis, metrics: Metrics, settings: Settings) -> CacheManager:
-        return RedisCacheManager(redis, metrics, ttl_seconds=settings.redis_cache_ttl_seconds)
+        return RedisCacheManager(
+            redis,
+            metrics,
+            ttl_seconds=settings.redis_cache_ttl_seconds,
+            representation=representation(settings),
+        )
 
 
 MakeSettings = Callable[..., Settings]

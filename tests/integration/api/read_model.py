@@ -9,6 +9,7 @@ from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.fold import fold
 from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.projection_repository import Judgement, ProjectionRepository, Touched
+from result_aggregator_service.storage.tallies import tallies_of
 
 
 class ReadModel:
@@ -43,7 +44,7 @@ class ReadModel:
                 Judgement(batch.batch_id, overall_status(batch, self._expected_phases), batch.horizon(), None, None)
                 for batch in complete.values()
             ]
-            await self._repository.save(session, judgements)
+            await self._repository.save(session, judgements, await tallies_of(session, touched.batch_ids))
         return touched
 
     async def invalidate(self, touched: Touched) -> None:

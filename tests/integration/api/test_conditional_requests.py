@@ -8,7 +8,13 @@ from result_aggregator_service.storage.projection_repository import Touched
 from tests.integration.api.read_model import ReadModel
 from tests.unit.domain import messages as say
 
-PATHS = ["/internal/v1/batches/b/status", "/internal/v1/batches/user/teacher"]
+PATHS = [
+    "/internal/v1/batches/b/status",
+    "/internal/v1/batches/user/teacher",
+    "/internal/v1/batches/user/teacher?view=summary",
+    "/internal/v1/batches/user/teacher?cursor=",
+]
+LABELS = {"status": "success"}
 EITHER = pytest.mark.parametrize("path", PATHS)
 
 
@@ -41,12 +47,29 @@ async def test_a_client_that_has_the_answer_gets_304_without_a_body(path: str, c
 
 
 @EITHER
-async def test_a_client_may_get_304_from_the_database_too(
-    path: str, client: httpx.AsyncClient, read_model: ReadModel
+async def test_304_comes_from_the_database_without_making_the_answer(
+    path: str, client: httpx.AsyncClient, read_model: ReadModel, metrics: Metrics
 ) -> None:
+    def made() -> float:
+        names = ("read_batch", "read_user_batches")
+        found = [metrics.registry.get_sample_value("ras_db_operations_total", LABELS | {"operation": n}) for n in names]
+        return sum(value or 0 for value in found)
+
     tag = (await client.get(path)).headers["ETag"]
     await read_model.invalidate(Touched({"b"}, {"teacher"}))
+    before = made()
     assert (await client.get(path, headers={"If-None-Match": tag})).status_code == 304
+    assert made() == before
+    await read_model.tell(say.spellcheck("e1"))
+    assert (await client.get(path, headers={"If-None-Match": tag})).status_code == 200
+    assert made() == before + 1
+
+
+async def test_every_question_has_tags_of_its_own(client: httpx.AsyncClient) -> None:
+    questions = [*PATHS, f"{PATHS[1]}?limit=7", f"{PATHS[1]}?offset=1", f"{PATHS[1]}?status=processing"]
+    questions += ["/internal/v1/batches/user/other"]
+    tags = [(await client.get(path)).headers["ETag"] for path in questions]
+    assert len(set(tags)) == len(questions)
 
 
 @EITHER

@@ -1,7 +1,6 @@
 """The API under its real HTTP server, spoken to byte by byte: raw paths, odd headers, HEAD, the lifespan."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ import uvicorn
 from dishka import AsyncContainer
 from quart import Quart
 
+from result_aggregator_service.api.protocol import HttpProtocol
 from result_aggregator_service.app import create_metrics_app
+from result_aggregator_service.server import listen
 from tests.integration.api.conftest import CREDENTIALS, RecordedLifecycle
 from tests.integration.api.read_model import ReadModel
 from tests.unit.domain import messages as say
@@ -70,8 +71,8 @@ class Peer:
 
 
 async def served(app: Quart, lifespan: str) -> AsyncIterator[Peer]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, http="httptools", ws="none", lifespan=lifespan, log_config=None, access_log=False)  # type: ignore[arg-type]
+    listener = listen("PORT", "127.0.0.1", 0)
+    config = uvicorn.Config(app, http=HttpProtocol, ws="none", lifespan=lifespan, log_config=None, access_log=False)  # type: ignore[arg-type]
     server = Server(config)
     serving = asyncio.create_task(server.serve([listener]))
     await eventually(lambda: server.started or serving.done())
@@ -127,6 +128,7 @@ NOT_ROUTES = [
 HEADERS = [
     b"X-Correlation-ID: \xff\xfe",
     b"If-None-Match: \xff\xfe",
+    b'If-None-Match: ""',
     b'If-None-Match: "\xff", W/"',
     b"If-None-Match: " + b'"x", ' * 2000,
     b"Cookie: \xff=\xfe; =;",
@@ -160,9 +162,12 @@ async def test_a_path_that_only_looks_like_a_route_is_none(peer: Peer) -> None:
         assert (response.status, response.error) == (404, "not_found"), target
 
 
-async def test_bytes_that_no_url_may_hold_are_refused_before_they_get_here(peer: Peer) -> None:
-    for target in (status_of(b"\xff"), status_of("Å".encode())):
-        assert (await peer.get(target)).status == 400
+async def test_what_is_no_http_is_a_problem_too(peer: Peer) -> None:
+    for target in (status_of(b"\xff"), status_of("Å".encode()), b"", b"/ /", b"/\x00"):
+        response = await peer.get(target)
+        assert (response.status, response.error) == (400, "malformed_request"), target
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.headers["x-correlation-id"] == orjson.loads(response.body)["correlation_id"]
 
 
 async def test_a_query_of_any_bytes_is_refused_by_name(peer: Peer) -> None:

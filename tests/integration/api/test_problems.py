@@ -74,6 +74,9 @@ BAD_INPUTS = [
     ("/internal/v1/batches/user/u?offset=9223372036854775808", "offset"),
     ("/internal/v1/batches/user/u?status=done", "status"),
     ("/internal/v1/batches/user/u?status=%00", "status"),
+    ("/internal/v1/batches/user/u?view=none", "view"),
+    ("/internal/v1/batches/user/u?cursor=%00", "cursor"),
+    ("/internal/v1/batches/user/u?cursor=&offset=5", "offset"),
 ]
 
 

@@ -1,6 +1,8 @@
 """A user's batches: order, pages, totals, filters."""
 
+from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -142,3 +144,80 @@ async def test_a_user_id_of_any_characters_finds_its_batches(client: httpx.Async
     await read_model.tell(say.registered(["e"], "b", user="Åsa/ö:100% ?#"))
     path = "/internal/v1/batches/user/%C3%85sa%2F%C3%B6%3A100%25%20%3F%23"
     assert (await page(client, path=path))[0] == ["b"]
+
+
+async def walk(client: httpx.AsyncClient, query: str = "limit=2&cursor=") -> AsyncIterator[list[str]]:
+    """The batch ids of each page, from the first to the last, by the `next` links."""
+    link: str | None = f"{PATH}?{query}"
+    while link is not None:
+        response = await client.get(link)
+        assert response.status_code == 200, response.text
+        document = response.json()
+        assert set(document["pagination"]) == {"limit", "next"}
+        yield [batch["batch_id"] for batch in document["batches"]]
+        link = document["pagination"]["next"]
+
+
+async def test_pages_by_cursor_hold_every_batch_once_whatever_their_size(
+    client: httpx.AsyncClient, read_model: ReadModel
+) -> None:
+    # Of few moments, so that within each only the id orders them.
+    batches = [(number % 3, f"b{number}") for number in range(12)]
+    await read_model.tell(*(say.registered([f"{batch}-e"], batch, at=at) for at, batch in batches))
+    newest_first = [batch for _, batch in sorted(batches, reverse=True)]
+    for limit, pages in ((1, 12), (5, 3), (6, 2), (12, 1), (100, 1)):
+        walked = [ids async for ids in walk(client, f"limit={limit}&cursor=")]
+        assert [batch for ids in walked for batch in ids] == newest_first, limit
+        assert len(walked) == pages
+
+
+async def test_what_comes_goes_and_moves_while_a_list_is_read_repeats_and_skips_nothing_else(
+    client: httpx.AsyncClient, read_model: ReadModel
+) -> None:
+    await read_model.tell(*(say.registered([f"b{at}-e"], f"b{at}", at=at) for at in range(8)))
+    seen: list[str] = []
+    async for ids in walk(client):
+        seen += ids
+        if len(seen) == 4:
+            await read_model.tell(
+                say.registered(["new-e"], "new", at=50),  # in front of what was read
+                say.registered(["b6-e"], "b6", at=51, user="other"),  # one that was read
+                say.registered(["b3-e"], "b3", at=52, user="other"),  # the next to be read
+            )
+    assert seen == ["b7", "b6", "b5", "b4", "b2", "b1", "b0"]
+
+
+async def test_a_filter_and_a_view_go_with_the_next_link(client: httpx.AsyncClient, read_model: ReadModel) -> None:
+    await read_model.tell(*(say.registered([f"b{at}-e"], f"b{at}", at=at) for at in range(6)))
+    await read_model.tell(*(say.spellcheck(f"b{at}-e", f"b{at}") for at in (0, 2, 4)))
+    first = (await client.get(f"{PATH}?cursor=&limit=2&status=processing&view=summary")).json()
+    assert [batch["batch_id"] for batch in first["batches"]] == ["b4", "b2"]
+    second = (await client.get(first["pagination"]["next"])).json()
+    assert [batch["batch_id"] for batch in second["batches"]] == ["b0"]
+    assert "essays" not in second["batches"][0]
+    assert second["pagination"] == {"limit": 2, "next": None}
+
+
+async def test_the_next_link_leads_back_to_whatever_user_was_asked_for(
+    client: httpx.AsyncClient, read_model: ReadModel
+) -> None:
+    user = "Åsa/ö:100% ?#&=+"
+    await read_model.tell(*(say.registered([f"b{at}-e"], f"b{at}", at=at, user=user) for at in range(2)))
+    first = (await client.get(f"/internal/v1/batches/user/{quote(user, safe='')}?cursor=&limit=1")).json()
+    second = (await client.get(first["pagination"]["next"])).json()
+    assert [batch["batch_id"] for page in (first, second) for batch in page["batches"]] == ["b1", "b0"]
+
+
+async def test_a_summary_is_the_full_view_without_essays(client: httpx.AsyncClient, read_model: ReadModel) -> None:
+    await read_model.tell(
+        say.registered(["a1", "a2"], "a", at=1),
+        say.registered(["b1"], "b", at=2),
+        say.spellcheck("a1", "a"),
+        say.spellcheck("b1", "b", ok=False, error="X"),
+    )
+    for query in ("", "cursor=&", "limit=1&offset=1&", "status=processing&"):
+        full, summary = [(await client.get(f"{PATH}?{query}view={view}")).json() for view in ("full", "summary")]
+        for batch in full["batches"]:
+            del batch["essays"]
+        assert summary["batches"] == full["batches"]
+        assert "next" in full["pagination"] or summary["pagination"] == full["pagination"]

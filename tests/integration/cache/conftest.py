@@ -35,7 +35,15 @@ async def make_replica() -> AsyncIterator[MakeReplica]:
     """`await make_replica(url)` gives another replica."""
     async with AsyncExitStack() as stack:
 
-        async def make(url: str, *, ttl_seconds: int = 300, seconds_open: float = 0.5) -> Replica:
+        async def make(
+            url: str,
+            *,
+            ttl_seconds: int = 300,
+            seconds_open: float = 0.5,
+            representation: str = "00000001",
+            sample_rate: float = 0.0,
+            sample_patience_seconds: float = 5.0,
+        ) -> Replica:
             settings = Settings(
                 _env_file=None,
                 database_url="postgresql://nowhere/none",
@@ -47,7 +55,16 @@ async def make_replica() -> AsyncIterator[MakeReplica]:
             stack.push_async_callback(client.aclose)
             metrics = Metrics()
             redis = GuardedRedis(client, metrics, timeout_seconds=TIMEOUT_SECONDS, seconds_open=seconds_open)
-            return Replica(redis, RedisCacheManager(redis, metrics, ttl_seconds=ttl_seconds), metrics)
+            cache = RedisCacheManager(
+                redis,
+                metrics,
+                ttl_seconds=ttl_seconds,
+                representation=representation,
+                sample_rate=sample_rate,
+                sample_patience_seconds=sample_patience_seconds,
+            )
+            stack.push_async_callback(cache.close)
+            return Replica(redis, cache, metrics)
 
         yield make
 

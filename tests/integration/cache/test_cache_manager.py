@@ -1,37 +1,15 @@
 """The cache's promises, on a real Redis, with replicas that share it."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from result_aggregator_service.cache.cache_manager import MAX_CACHED_BYTES, Answer, CacheManager, NoCache
+from result_aggregator_service.cache.cache_manager import MAX_CACHED_BYTES
 from tests.integration.cache.conftest import MakeReplica, Replica
-from tests.integration.cache.source import Source
+from tests.integration.cache.reading import BOTH, NOTHING, Read, invalidate, keys, read_batch, read_list
+from tests.integration.cache.source import BatchSource, Given, Source, answer_of
 from tests.waiting import eventually
-
-Read = Callable[[CacheManager, Source], Coroutine[Any, Any, Answer | None]]
-
-
-async def read_batch(cache: CacheManager, source: Source) -> Answer | None:
-    return await cache.batch_status("b1", source.load_if_any)
-
-
-async def read_list(cache: CacheManager, source: Source) -> Answer | None:
-    return await cache.user_batches("u1", 20, 0, None, source.load)
-
-
-BOTH = pytest.mark.parametrize("read", [read_batch, read_list])
-
-
-async def invalidate(cache: CacheManager) -> None:
-    assert await cache.invalidate(["b1"], ["u1"])
-
-
-async def keys(raw: Redis) -> set[str]:
-    return {key if isinstance(key, str) else key.decode() for key in await raw.keys()}
 
 
 @BOTH
@@ -66,20 +44,16 @@ async def test_hits_and_misses_are_counted_by_kind_of_answer(replica: Replica) -
 async def test_an_answer_keeps_its_bytes_and_its_tag(replica: Replica, other_replica: Replica) -> None:
     body = bytes(range(256)) * 10
 
-    async def load() -> Answer:
-        return Answer.of(body)
-
     for cache in (replica.cache, other_replica.cache):
-        answer = await cache.user_batches("u1", 20, 0, None, load)
-        assert (answer.body, answer.etag) == (body, Answer.of(body).etag)
+        assert await cache.user_batches("u1", "20:0:", NOTHING, Given(body)) == answer_of(body)
 
 
 async def test_nothing_is_kept_of_a_batch_that_is_not_there(replica: Replica) -> None:
-    source = Source()
+    source = BatchSource()
     source.version = None
-    assert await read_batch(replica.cache, source) is None
+    assert await replica.cache.batch_status("b1", NOTHING, source) is None
     source.commit()
-    assert await read_batch(replica.cache, source) is not None
+    assert await replica.cache.batch_status("b1", NOTHING, source) is not None
 
 
 @BOTH
@@ -94,121 +68,6 @@ async def test_after_an_invalidation_every_replica_reads_anew(
     assert new != old
     assert await read(replica.cache, source) == new
     assert source.queries == 2
-
-
-@BOTH
-async def test_a_slow_reader_does_not_put_the_old_answer_over_the_new_state(
-    read: Read, replica: Replica, other_replica: Replica
-) -> None:
-    source = Source()
-    source.may_return.clear()
-    slow = asyncio.create_task(read(replica.cache, source))
-    await source.read.wait()  # the old rows are read, and the reader is held up
-    source.commit()
-    await invalidate(other_replica.cache)
-    source.may_return.set()
-    old = await slow
-    assert await read(replica.cache, source) != old
-    assert await read(other_replica.cache, source) != old
-
-
-@BOTH
-async def test_a_slow_reader_does_not_overwrite_what_a_later_reader_has_stored(
-    read: Read, replica: Replica, other_replica: Replica
-) -> None:
-    source, later_source = Source(), Source()
-    source.may_return.clear()
-    slow = asyncio.create_task(read(replica.cache, source))
-    await source.read.wait()
-    later_source.commit()
-    await invalidate(other_replica.cache)
-    new = await read(other_replica.cache, later_source)  # makes a new token and stores under it
-    source.may_return.set()
-    assert await slow != new
-    assert await read(replica.cache, later_source) == new
-    assert later_source.queries == 1
-
-
-@BOTH
-async def test_a_reader_that_comes_after_an_invalidation_is_not_joined_to_a_query_that_began_before(
-    read: Read, replica: Replica
-) -> None:
-    source = Source()
-    source.may_return.clear()
-    before = asyncio.create_task(read(replica.cache, source))
-    await eventually(lambda: source.queries == 1)
-    source.commit()
-    await invalidate(replica.cache)
-    after = asyncio.create_task(read(replica.cache, source))
-    await eventually(lambda: source.queries == 2)
-    source.may_return.set()
-    assert await before != await after
-    assert await read(replica.cache, source) == await after
-
-
-@BOTH
-async def test_two_writers_in_a_row_leave_only_the_newest_answer(read: Read, replica: Replica) -> None:
-    sources = [Source(), Source(), Source()]
-    for source in sources:
-        source.may_return.clear()
-        source.commit()
-    first = asyncio.create_task(read(replica.cache, sources[0]))
-    await sources[0].read.wait()
-    await invalidate(replica.cache)
-    second = asyncio.create_task(read(replica.cache, sources[1]))
-    await sources[1].read.wait()
-    await invalidate(replica.cache)
-    third = asyncio.create_task(read(replica.cache, sources[2]))
-    await sources[2].read.wait()
-    answers = []
-    for source, reader in reversed(list(zip(sources, (first, second, third), strict=True))):
-        source.may_return.set()
-        answers.append(await reader)
-    assert await read(replica.cache, sources[2]) == answers[0]
-    assert sources[2].queries == 1
-
-
-@BOTH
-async def test_a_token_that_redis_evicted_is_not_taken_for_unchanged(read: Read, replica: Replica, raw: Redis) -> None:
-    source = Source()
-    await read(replica.cache, source)
-    source.may_return.clear()
-    source.read.clear()
-    await raw.delete("ras:batch:b1", "ras:user:u1:batches:20:0:")
-    slow = asyncio.create_task(read(replica.cache, source))
-    await source.read.wait()
-    await raw.delete("ras:batch-token:b1", "ras:user-token:u1")  # evicted while the reader is held up
-    source.commit()
-    source.may_return.set()
-    old = await slow
-    assert await read(replica.cache, source) != old
-
-
-@BOTH
-async def test_what_was_stored_under_a_token_that_is_gone_is_no_hit(read: Read, replica: Replica, raw: Redis) -> None:
-    source = Source()
-    old = await read(replica.cache, source)
-    await raw.delete("ras:batch-token:b1", "ras:user-token:u1")
-    source.commit()
-    assert await read(replica.cache, source) != old
-
-
-@BOTH
-async def test_nor_once_a_reader_has_made_a_new_token_and_stored_nothing_under_it(
-    read: Read, replica: Replica, raw: Redis
-) -> None:
-    source = Source()
-    old = await read(replica.cache, source)
-    await raw.delete("ras:batch-token:b1", "ras:user-token:u1")
-    source.may_return.clear()
-    source.read.clear()
-    gave_up = asyncio.create_task(read(replica.cache, source))
-    await source.read.wait()
-    gave_up.cancel()
-    await asyncio.wait([gave_up])
-    source.may_return.set()
-    source.commit()
-    assert await read(replica.cache, source) != old
 
 
 async def test_two_hundred_readers_at_once_ask_redis_once(replica: Replica, raw: Redis) -> None:
@@ -254,28 +113,23 @@ async def test_a_reader_that_gives_up_does_not_take_the_query_from_the_others(re
 
 
 async def test_a_failing_query_fails_its_readers_and_is_not_kept(replica: Replica) -> None:
-    async def fail() -> Answer:
-        raise LookupError("no database")
-
+    failing = Source()
+    failing.failure = LookupError("no database")
     with pytest.raises(LookupError):
-        await replica.cache.batch_status("b1", fail)
+        await read_batch(replica.cache, failing)
     assert await read_batch(replica.cache, Source()) is not None
 
 
 async def test_lists_are_kept_by_page_and_filter_and_all_forgotten_together(replica: Replica, raw: Redis) -> None:
     source = Source()
-    pages = [(20, 0, None), (20, 20, None), (10, 0, None), (20, 0, "processing"), (20, 0, "failed")]
+    pages = ["20:0:", "20:20:", "10:0:", "20:0:processing", "20:0:failed"]
     old = []
-    for limit, offset, status in pages:
+    for page in pages:
         source.commit()
-        old.append(await replica.cache.user_batches("u1", limit, offset, status, source.load))
+        old.append(await replica.cache.user_batches("u1", page, NOTHING, source))
     assert len(set(old)) == len(pages) == source.queries
     assert {key for key in await keys(raw) if key.startswith("ras:user:")} == {
-        "ras:user:u1:batches:20:0:",
-        "ras:user:u1:batches:20:20:",
-        "ras:user:u1:batches:10:0:",
-        "ras:user:u1:batches:20:0:processing",
-        "ras:user:u1:batches:20:0:failed",
+        f"ras:user:u1:batches:{page}" for page in pages
     }
     assert await replica.cache.invalidate([], ["u1"])
     assert await keys(raw) == set()
@@ -284,16 +138,16 @@ async def test_lists_are_kept_by_page_and_filter_and_all_forgotten_together(repl
 async def test_invalidating_one_leaves_the_others(replica: Replica) -> None:
     source = Source()
     for batch_id in ("b1", "b2"):
-        await replica.cache.batch_status(batch_id, source.load)
+        await replica.cache.batch_status(batch_id, NOTHING, source)
     for user_id in ("u1", "u2"):
-        await replica.cache.user_batches(user_id, 20, 0, None, source.load)
+        await replica.cache.user_batches(user_id, "20:0:", NOTHING, source)
     assert await replica.cache.invalidate(["b1"], ["u1"])
     source.queries = 0
-    await replica.cache.batch_status("b2", source.load)
-    await replica.cache.user_batches("u2", 20, 0, None, source.load)
+    await replica.cache.batch_status("b2", NOTHING, source)
+    await replica.cache.user_batches("u2", "20:0:", NOTHING, source)
     assert source.queries == 0
-    await replica.cache.batch_status("b1", source.load)
-    await replica.cache.user_batches("u1", 20, 0, None, source.load)
+    await replica.cache.batch_status("b1", NOTHING, source)
+    await replica.cache.user_batches("u1", "20:0:", NOTHING, source)
     assert source.queries == 2
 
 
@@ -305,16 +159,16 @@ async def test_ids_of_any_characters_do_not_meet_in_one_key(one: str, replica: R
         source = Source()
         source.commit()
         answers[identifier] = (
-            await replica.cache.batch_status(identifier, source.load),
-            await replica.cache.user_batches(identifier, 20, 0, None, source.load),
+            await replica.cache.batch_status(identifier, NOTHING, source),
+            await replica.cache.user_batches(identifier, "20:0:", NOTHING, source),
         )
     assert len(set(answers.values())) == len(answers)
     assert await replica.cache.invalidate([one], [one])
     unused = Source()
     for identifier in others:
         again = (
-            await replica.cache.batch_status(identifier, unused.load),
-            await replica.cache.user_batches(identifier, 20, 0, None, unused.load),
+            await replica.cache.batch_status(identifier, NOTHING, unused),
+            await replica.cache.user_batches(identifier, "20:0:", NOTHING, unused),
         )
         assert again == answers[identifier]
 
@@ -323,10 +177,10 @@ async def test_thousands_of_batches_and_users_are_forgotten_at_once(replica: Rep
     source = Source()
     batch_ids, user_ids = [f"b{n}" for n in range(1300)], [f"u{n}" for n in range(350)]
     for start in range(0, 1300, 50):
-        await asyncio.gather(*(replica.cache.batch_status(b, source.load) for b in batch_ids[start : start + 50]))
+        await asyncio.gather(*(replica.cache.batch_status(b, NOTHING, source) for b in batch_ids[start : start + 50]))
     for start in range(0, 350, 50):
         users = user_ids[start : start + 50]
-        await asyncio.gather(*(replica.cache.user_batches(u, 20, 0, None, source.load) for u in users))
+        await asyncio.gather(*(replica.cache.user_batches(u, "20:0:", NOTHING, source) for u in users))
     assert len(await keys(raw)) == 2 * 1300 + 3 * 350
     assert await replica.cache.invalidate(batch_ids, user_ids)
     assert await keys(raw) == set()
@@ -338,7 +192,7 @@ async def test_a_user_with_thousands_of_pages_is_forgotten_whole_and_keeps_a_bou
     source = Source()
     for start in range(0, 2500, 50):
         pages = range(start, start + 50)
-        await asyncio.gather(*(replica.cache.user_batches("u1", 1, page, None, source.load) for page in pages))
+        await asyncio.gather(*(replica.cache.user_batches("u1", f"1:{page}:", NOTHING, source) for page in pages))
     assert len(await keys(raw)) == 1000 + 2
     assert await replica.cache.invalidate([], ["u1"])
     assert await keys(raw) == set()
@@ -376,19 +230,6 @@ async def test_an_answer_whose_time_is_over_is_made_anew(make_replica: MakeRepli
 
 
 async def test_an_answer_too_large_for_redis_is_given_and_not_kept(replica: Replica, raw: Redis) -> None:
-    async def load() -> Answer:
-        return Answer.of(b"x" * (MAX_CACHED_BYTES + 1))
-
-    answer = await replica.cache.batch_status("b1", load)
-    assert answer is not None
-    assert len(answer.body) == MAX_CACHED_BYTES + 1
+    body = b"x" * (MAX_CACHED_BYTES + 1)
+    assert await replica.cache.batch_status("b1", NOTHING, Given(body)) == answer_of(body)
     assert await raw.exists("ras:batch:b1") == 0
-
-
-async def test_without_a_cache_every_read_is_a_query() -> None:
-    cache, source = NoCache(), Source()
-    first = await read_batch(cache, source)
-    source.commit()
-    assert await read_batch(cache, source) != first
-    assert await read_list(cache, source) != first
-    assert await cache.invalidate(["b1"], ["u1"])

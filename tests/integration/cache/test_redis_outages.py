@@ -8,12 +8,13 @@ import pytest
 from redis.asyncio import Redis
 
 from embedded import EmbeddedValkey
-from result_aggregator_service.cache.cache_manager import Answer
+from result_aggregator_service.cache.cache_manager import Answer, KnownTags, Unchanged
 from tests.integration.cache.conftest import MakeReplica, Replica
 from tests.integration.cache.source import Source
 from tests.waiting import eventually
 
 PATIENCE_SECONDS = 0.5
+NOTHING = KnownTags()
 
 
 @pytest.fixture
@@ -28,9 +29,9 @@ async def own_raw(own_valkey: EmbeddedValkey) -> AsyncIterator[Redis]:
     await client.aclose()
 
 
-async def read_within_patience(replica: Replica, source: Source, batch_id: str = "b1") -> Answer | None:
+async def read_within_patience(replica: Replica, source: Source, batch_id: str = "b1") -> Answer | Unchanged | None:
     started = time.monotonic()
-    answer = await replica.cache.batch_status(batch_id, source.load_if_any)
+    answer = await replica.cache.batch_status(batch_id, NOTHING, source)
     assert time.monotonic() - started < PATIENCE_SECONDS
     return answer
 
@@ -63,7 +64,7 @@ async def test_while_redis_does_not_answer_reads_wait_less_than_half_a_second_an
         await read_within_patience(own_replica, source)
     assert breaker(own_replica) == 2
     started = time.monotonic()
-    await own_replica.cache.batch_status("b1", source.load)
+    await own_replica.cache.batch_status("b1", NOTHING, source)
     assert time.monotonic() - started < 0.1
     await asyncio.to_thread(own_valkey.resume)
 
@@ -74,21 +75,59 @@ async def test_a_crowd_of_readers_waits_no_longer_than_one_while_redis_does_not_
     source = Source()
     await asyncio.to_thread(own_valkey.pause)
     started = time.monotonic()
-    await asyncio.gather(*(own_replica.cache.batch_status(f"b{n}", source.load) for n in range(300)))
+    await asyncio.gather(*(own_replica.cache.batch_status(f"b{n}", NOTHING, source) for n in range(300)))
     assert time.monotonic() - started < 2 * PATIENCE_SECONDS
     assert source.queries == 300
     await asyncio.to_thread(own_valkey.resume)
 
 
+async def test_without_redis_a_thousand_readers_of_one_batch_cost_two_queries_and_none_gets_what_began_before_it_came(
+    own_replica: Replica, own_valkey: EmbeddedValkey
+) -> None:
+    source = Source()
+    await asyncio.to_thread(own_valkey.kill)
+    for _ in range(5):  # from here on Redis is left alone, and nobody waits for it
+        await own_replica.cache.batch_status("other", NOTHING, Source())
+    assert breaker(own_replica) == 2
+    source.may_return.clear()
+    early = asyncio.create_task(own_replica.cache.batch_status("b1", NOTHING, source))
+    await source.read.wait()
+    source.commit()  # Redis cannot be told
+    later = [asyncio.create_task(own_replica.cache.batch_status("b1", NOTHING, source)) for _ in range(1000)]
+    await eventually(lambda: own_replica.metric("ras_cache_misses_total", cache_type="batch_status") == 5 + 1001)
+    source.may_return.set()
+    assert await early != source.present
+    assert set(await asyncio.gather(*later)) == {source.present}
+    assert source.queries == 2
+
+
+async def test_a_reader_who_comes_when_redis_has_just_gone_is_not_joined_to_a_query_from_before(
+    own_replica: Replica, own_valkey: EmbeddedValkey
+) -> None:
+    source = Source()
+    source.may_return.clear()
+    before = asyncio.create_task(own_replica.cache.batch_status("b1", NOTHING, source))
+    await source.read.wait()
+    await asyncio.to_thread(own_valkey.kill)
+    source.commit()
+    after = asyncio.create_task(own_replica.cache.batch_status("b1", NOTHING, source))
+    await eventually(lambda: source.queries == 2)
+    source.may_return.set()
+    assert await before != source.present
+    assert await after == source.present
+
+
 async def test_redis_pausing_between_look_up_and_store_costs_less_than_half_a_second(
     own_replica: Replica, own_valkey: EmbeddedValkey
 ) -> None:
-    async def load() -> Answer:
-        await asyncio.to_thread(own_valkey.pause)
-        return Answer.of(b"{}")
-
+    source = Source()
+    source.may_return.clear()
+    reader = asyncio.create_task(own_replica.cache.batch_status("b1", NOTHING, source))
+    await source.read.wait()
+    await asyncio.to_thread(own_valkey.pause)
     started = time.monotonic()
-    assert await own_replica.cache.batch_status("b1", load) == Answer.of(b"{}")
+    source.may_return.set()
+    assert await reader == source.present
     assert time.monotonic() - started < PATIENCE_SECONDS
     assert own_replica.metric("ras_cache_errors_total", operation="store") == 1
     await asyncio.to_thread(own_valkey.resume)
@@ -148,7 +187,7 @@ async def test_a_restart_that_loses_all_tokens_lets_no_held_up_reader_store_what
 ) -> None:
     source = Source()
     source.may_return.clear()
-    slow = asyncio.create_task(own_replica.cache.batch_status("b1", source.load))
+    slow = asyncio.create_task(own_replica.cache.batch_status("b1", NOTHING, source))
     await source.read.wait()
     source.commit()
     assert await own_replica.cache.invalidate(["b1"], [])
@@ -182,7 +221,7 @@ async def test_a_full_redis_fails_no_read_and_is_not_given_up(own_replica: Repli
 async def test_a_full_redis_that_cannot_store_is_counted(own_replica: Replica, own_raw: Redis) -> None:
     source = Source()
     source.may_return.clear()
-    reader = asyncio.create_task(own_replica.cache.batch_status("b1", source.load))
+    reader = asyncio.create_task(own_replica.cache.batch_status("b1", NOTHING, source))
     await source.read.wait()
     await fill_up(own_raw)
     source.may_return.set()
@@ -193,9 +232,9 @@ async def test_a_full_redis_that_cannot_store_is_counted(own_replica: Replica, o
 async def test_a_full_redis_still_takes_invalidations(own_replica: Replica, own_raw: Redis) -> None:
     source = Source()
     old = await read_within_patience(own_replica, source)
-    old_list = await own_replica.cache.user_batches("u1", 20, 0, None, source.load)
+    old_list = await own_replica.cache.user_batches("u1", "20:0:", NOTHING, source)
     await fill_up(own_raw)
     source.commit()
     assert await own_replica.cache.invalidate(["b1"], ["u1"])
     assert await read_within_patience(own_replica, source) != old
-    assert await own_replica.cache.user_batches("u1", 20, 0, None, source.load) != old_list
+    assert await own_replica.cache.user_batches("u1", "20:0:", NOTHING, source) != old_list

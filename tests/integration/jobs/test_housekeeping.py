@@ -6,12 +6,13 @@ import pytest
 from dishka import AsyncContainer
 
 from embedded import EmbeddedValkey
-from result_aggregator_service.cache.cache_manager import Answer, CacheManager
+from result_aggregator_service.cache.cache_manager import Answer, CacheManager, KnownTags
 from result_aggregator_service.jobs.housekeeping import Housekeeper, Invalidator
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.projection_repository import Touched
+from tests.integration.cache.source import Given
 from tests.integration.projection.projection import Lying, ReadModel
 from tests.integration.service.process import in_thread
 from tests.integration.service.wiring import container_of, rows, settings_for, turning, value
@@ -39,11 +40,8 @@ def gauge(metrics: Metrics, name: str) -> float:
 
 
 async def answer(cache: CacheManager, body: bytes) -> bytes:
-    async def load() -> Answer:
-        return Answer.of(body)
-
-    found = await cache.batch_status("b", load)
-    assert found is not None
+    found = await cache.batch_status("b", KnownTags(), Given(body))
+    assert isinstance(found, Answer)
     return found.body
 
 

@@ -26,7 +26,7 @@ _offsets = count()
 
 #: What makes up the read model: all of it that is the same in every order of arrival, once the grace has run.
 _STATE = {
-    "batch_results": "to_jsonb(t)",
+    "batch_results": "to_jsonb(t) - 'version'",
     "essay_results": "to_jsonb(t)",
     "phase_outcomes": "to_jsonb(t)",
     "pipeline_ends": "to_jsonb(t)",

@@ -1,6 +1,7 @@
 """The read model in PostgreSQL, driven poll by poll without a consumer, and read back as the model in memory has it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -85,10 +86,15 @@ class Projection:
 
     async def batches(self) -> dict[str, BatchFacts]:
         """All batches with their essays."""
+        return {batch_id: stored.facts for batch_id, stored in (await self.all_stored()).items()}
+
+    async def all_stored(self) -> dict[str, StoredBatch]:
+        """All batches with their essays, and what was derived of them."""
         async with self.database.snapshot() as session:
             ids = (await session.scalars(select(batch_results.c.batch_id))).all()
             stored = await self.repository.load(session, ids)
-            return await self.repository.load_essays(session, [batch.facts for batch in stored.values()])
+            complete = await self.repository.load_essays(session, [batch.facts for batch in stored.values()])
+        return {batch_id: replace(batch, facts=complete[batch_id]) for batch_id, batch in stored.items()}
 
     async def batch(self, batch_id: str = "b") -> BatchFacts:
         return (await self.batches())[batch_id]

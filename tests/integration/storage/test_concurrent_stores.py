@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.fold import fold
+from result_aggregator_service.domain.tally import BatchTally
 from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.projection_repository import Touched
 from tests.integration.storage.projection import Projection
@@ -119,5 +120,7 @@ async def test_replicas_that_store_overlapping_polls_end_with_what_one_would_hav
     async with asyncio.timeout(60):
         await asyncio.gather(*(replica(share) for share in shares))
     model = read_model(*history)
-    assert await projection.batches() == {batch_id: model.batch(batch_id) for batch_id in model.facts.batches}
+    stored = await projection.all_stored()
+    assert {b: batch.facts for b, batch in stored.items()} == {b: model.batch(b) for b in model.facts.batches}
+    assert {b: batch.tally for b, batch in stored.items()} == {b: BatchTally.of(model.batch(b)) for b in stored}
     assert await projection.statuses() == {batch_id: view.status for batch_id, view in model.views().items()}

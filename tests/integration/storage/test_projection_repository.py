@@ -1,6 +1,7 @@
 """The projection repository keeps what it is given, tells what it touched, and reads the same back."""
 
 from datetime import UTC, datetime
+from itertools import product
 from uuid import UUID
 
 import pytest
@@ -11,6 +12,7 @@ from result_aggregator_service.contracts import consumed
 from result_aggregator_service.contracts.enums import Phase
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.fold import fold
+from result_aggregator_service.domain.tally import BatchTally
 from result_aggregator_service.storage.projection_repository import Touched
 from tests.hypothesis_profiles import examples
 from tests.integration.storage.projection import GRACE_SECONDS, Projection
@@ -29,8 +31,12 @@ def few(share: float) -> settings:
 
 async def assert_equal(projection: Projection, model: ReadModel) -> None:
     """The database shows what the model shows, has derived the same from it, and has announced the same."""
-    stored = await projection.batches()
-    assert stored == {batch_id: model.batch(batch_id) for batch_id in model.facts.batches}
+    expected = {batch_id: model.batch(batch_id) for batch_id in model.facts.batches}
+    stored = await projection.all_stored()
+    assert {batch_id: batch.facts for batch_id, batch in stored.items()} == expected
+    assert {batch_id: batch.tally for batch_id, batch in stored.items()} == {
+        batch_id: BatchTally.of(batch) for batch_id, batch in expected.items()
+    }
     assert await projection.statuses() == {batch_id: view.status for batch_id, view in model.views().items()}
     assert await projection.ledger() == model.ledger
     told = {envelope["event_id"]: envelope for envelope in await projection.outbox()}
@@ -90,6 +96,43 @@ async def test_the_samples_put_exactly_the_published_messages_into_the_outbox(pr
     expected = [published("batch_results_ready"), published("batch_assessment_completed")]
     expected += [published(f"teacher_notification.batch_{kind}") for kind in ("results_ready", "assessment_completed")]
     assert outbox == {envelope["event_id"]: envelope for envelope in expected}
+
+
+# What is counted.
+
+
+async def test_a_tally_counts_every_case_of_a_status(projection: Projection) -> None:
+    """Own result none, completed or failed; before, at or after the outcome; listed there or not; and CJ's word."""
+    told: list[Event] = []
+    for batch, phase in product(("judged", "rejected"), Phase):
+        processed, failed = [], []
+        for ok, listing, at in product((None, True, False), ("", "p", "f", "pf"), (50, 100, 150)):
+            essay = f"{batch} {phase} {ok} {listing} {at}"
+            told += [say.slot(essay, batch), *_results(phase, essay, batch, ok=ok, at=at)]
+            processed += [essay] if "p" in listing else []
+            failed += [essay] if "f" in listing else []
+        told.append(say.outcome(phase, processed, failed, batch, at=100))
+    told += [say.cj_failed("rejected", at=90), say.assessment({}, "judged", anchors=["judged nlp True f 50"])]
+    await projection.poll(*told)
+    model = read_model(*told)
+    await assert_equal(projection, model)
+    counted = BatchTally.of(model.batch("rejected"))
+    assert all(min(counted.counts_in(phase).completed, counted.counts_in(phase).failed) > 0 for phase in Phase)
+
+
+def _results(phase: Phase, essay: str, batch: str, *, ok: bool | None, at: int) -> list[Event]:
+    """An essay's own result in a phase, where there can be one."""
+    match phase:
+        case Phase.SPELLCHECK if ok is not None:
+            return [say.spellcheck(essay, batch, ok=ok, at=at)]
+        case Phase.AI_FEEDBACK if ok is not None:
+            return [say.feedback(essay, batch, ok=ok, at=at)]
+        case Phase.CJ_ASSESSMENT if ok is not None:
+            return [say.rankings({essay: (1, 0.5)}, batch, at=at) if ok else say.thin([], [essay], batch, at=at)]
+        case Phase.NLP if ok:
+            return [say.nlp(essay, batch, at=at)]
+        case _:
+            return []
 
 
 # What is touched.
@@ -277,7 +320,9 @@ async def test_a_registration_of_ten_thousand_essays_is_stored_in_one_go(project
     essays = [f"essay {number}" for number in range(10_000)]
     await projection.poll(say.registered(essays))
     await projection.poll(say.outcome("spellcheck", essays[:-1], essays[-1:]))
-    assert len((await projection.batch()).members) == 10_000
+    stored = (await projection.all_stored())["b"]
+    assert len(stored.facts.members) == 10_000
+    assert stored.tally == BatchTally.of(stored.facts)
 
 
 async def test_a_batch_that_is_not_there_is_left_out(projection: Projection) -> None:

@@ -1,14 +1,17 @@
 """What a client may send, and how it is told what it may not."""
 
+from datetime import UTC, datetime
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from result_aggregator_service.api.cursor import write_cursor
 from result_aggregator_service.api.errors import ProblemError
-from result_aggregator_service.api.inputs import PageQuery, page_query, path_id
+from result_aggregator_service.api.inputs import PageQuery, View, page_query, path_id
 from result_aggregator_service.contracts.enums import CLIENT_STATUS, BatchClientStatus, BatchStatus
+from result_aggregator_service.storage.batch_reader import Position
 
 
 @pytest.mark.parametrize(
@@ -69,12 +72,15 @@ def asked(query: str) -> PageQuery:
     return page_query(query.encode("latin-1"))
 
 
-def test_a_page_without_parameters_is_the_first_twenty() -> None:
-    assert asked("") == PageQuery(limit=20, offset=0, status=None, statuses=None)
+FIRST_TWENTY = PageQuery(limit=20, offset=0, after=None, status=None, statuses=None, view=View.FULL)
+
+
+def test_a_page_without_parameters_is_the_first_twenty_in_full() -> None:
+    assert asked("") == FIRST_TWENTY
 
 
 def test_an_empty_status_is_no_filter_and_unknown_parameters_are_ignored() -> None:
-    assert asked("status=&limit=1&colour=red") == PageQuery(limit=1, offset=0, status=None, statuses=None)
+    assert asked("status=&limit=20&colour=red") == FIRST_TWENTY
 
 
 @pytest.mark.parametrize(("limit", "offset"), [(1, 0), (100, 2**63 - 1), (50, 7)])
@@ -101,7 +107,10 @@ def test_an_offset_outside_its_range_is_refused_by_name(value: str) -> None:
     assert refused.value.details == {"field": "offset", "allowed": f"a whole number from 0 to {2**63 - 1}"}
 
 
-@pytest.mark.parametrize("query", ["limit=1&limit=2", "offset=0&offset=0", "status=ready&status=ready"])
+@pytest.mark.parametrize(
+    "query",
+    ["limit=1&limit=2", "offset=0&offset=0", "status=ready&status=ready", "cursor=&cursor=", "view=full&view=full"],
+)
 def test_a_parameter_given_twice_is_refused_by_name(query: str) -> None:
     with pytest.raises(ProblemError) as refused:
         asked(query)
@@ -126,3 +135,39 @@ def test_any_other_status_is_refused_with_the_list_of_those_there_are(word: str)
         asked(f"status={word}")
     assert refused.value.details["field"] == "status"
     assert all(status in str(refused.value.details["allowed"]) for status in (*BatchStatus, *BatchClientStatus))
+
+
+@pytest.mark.parametrize("view", list(View))
+def test_a_view_is_one_of_two(view: View) -> None:
+    assert asked(f"view={view}").view is view
+
+
+@pytest.mark.parametrize("word", ["", "Full", "short", "%00", "\xff"])
+def test_any_other_view_is_refused_by_name(word: str) -> None:
+    with pytest.raises(ProblemError) as refused:
+        asked(f"view={word}")
+    assert refused.value.details == {"field": "view", "allowed": "full, summary"}
+
+
+def test_a_page_after_a_batch_begins_at_no_number() -> None:
+    position = Position(datetime(2026, 3, 2, 9, 15, tzinfo=UTC), "a/b")
+    page = asked(f"cursor={write_cursor(position)}")
+    assert (page.offset, page.after) == (None, position)
+
+
+def test_an_empty_cursor_begins_at_the_beginning() -> None:
+    page = asked("cursor=")
+    assert (page.offset, page.after) == (None, None)
+
+
+@pytest.mark.parametrize("cursor", ["x", "%00", "\xff", "eyJhIjoxfQ", "9" * 5000])
+def test_what_is_no_cursor_is_refused_by_name(cursor: str) -> None:
+    with pytest.raises(ProblemError) as refused:
+        asked(f"cursor={cursor}")
+    assert refused.value.details["field"] == "cursor"
+
+
+def test_a_cursor_and_an_offset_exclude_each_other() -> None:
+    with pytest.raises(ProblemError) as refused:
+        asked("cursor=&offset=0")
+    assert refused.value.details["field"] == "offset"

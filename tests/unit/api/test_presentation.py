@@ -1,27 +1,37 @@
 """What is shown of a batch, case by case; the whole of one answer is in the integration tests."""
 
+import hashlib
 import time
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import orjson
 import pytest
+from hypothesis import given
+from pydantic import TypeAdapter
 
-from result_aggregator_service.api.presentation import present_batch
+from result_aggregator_service.api.documents import BatchDocument, BatchSummaryDocument
+from result_aggregator_service.api.presentation import REPRESENTATION, present_batch, present_summary
 from result_aggregator_service.contracts.enums import CLIENT_STATUS, BatchStatus, Phase
 from result_aggregator_service.domain.batch import BatchFacts, overall_status
 from result_aggregator_service.domain.event import Event
+from result_aggregator_service.domain.tally import BatchTally
 from result_aggregator_service.storage.projection_repository import Judgement, StoredBatch
+from tests.hypothesis_profiles import examples
 from tests.unit.domain import messages as say
+from tests.unit.domain.histories import lives, soups
 from tests.unit.domain.messages import CRITICAL, EXPECTED, FAILURES, SUCCESS
 from tests.unit.domain.model import read_model
 
 AT_100 = "2026-03-02T08:01:40.000000Z"
+_BATCH, _SUMMARY = TypeAdapter(BatchDocument), TypeAdapter(BatchSummaryDocument)
 
 
 def stored(batch: BatchFacts, status: BatchStatus | None = None) -> StoredBatch:
     judged = status or overall_status(batch, EXPECTED)
-    return StoredBatch(batch, Judgement(batch.batch_id, judged, batch.horizon(), batch.grace_horizon, None))
+    judgement = Judgement(batch.batch_id, judged, batch.horizon(), batch.grace_horizon, None)
+    return StoredBatch(batch, judgement, UUID(int=1), BatchTally.of(batch))
 
 
 def shown(*events: Event, status: BatchStatus | None = None) -> dict[str, Any]:
@@ -238,6 +248,51 @@ def test_the_time_of_completion_is_shown_only_once_the_batch_is_finished() -> No
 def test_anchors_are_not_shown() -> None:
     batch = shown(say.registered(["e1"]), say.assessment({"e1": (1, 0.5)}, anchors=["anchor"]))
     assert [essay["essay_id"] for essay in batch["essays"]] == ["e1"]
+
+
+@examples(0.5)
+@given(soups() | lives())
+def test_a_summary_is_the_batch_without_its_essays_and_both_are_as_documented(history: list[Event]) -> None:
+    model = read_model(*history)
+    for batch_id in model.facts.batches:
+        subject = stored(model.batch(batch_id))
+        if subject.facts.registration is None:
+            continue
+        whole = present_batch(subject, EXPECTED)
+        summary = present_summary(replace(subject, facts=replace(subject.facts, essays={})), EXPECTED)
+        assert {**summary, "essays": whole["essays"]} == whole
+        assert list(summary) == [name for name in whole if name != "essays"]
+        _BATCH.validate_json(orjson.dumps(whole), strict=True)
+        _SUMMARY.validate_json(orjson.dumps(summary), strict=True)
+
+
+def test_a_batch_without_a_tally_has_no_summary() -> None:
+    subject = replace(stored(read_model(say.registered()).batch()), tally=None)
+    with pytest.raises(ValueError, match="has no tally"):
+        present_summary(subject, EXPECTED)
+
+
+def test_an_answer_that_changes_its_form_raises_the_representation() -> None:
+    """Where this fails, the same facts are shown differently: raise REPRESENTATION, and pin the new digest to it."""
+    essays = ["e1", "e2", "e3", "e4"]
+    told = [
+        say.registered(essays, requested=["spellcheck", "cj_assessment"]),
+        say.slot("e1"),
+        say.rich_spellcheck("e1"),
+        say.spellcheck("e2", ok=False, error="BROKEN"),
+        say.assessment({"e1": (1, 0.5)}, anchors=["anchor"]),
+        say.thin([], ["e3"]),
+        say.nlp("e1", "b"),
+        say.feedback("e1"),
+        say.outcome("spellcheck", ["e1", "e3"], ["e2", "e4"]),
+        say.outcome("student_matching", essays),
+    ]
+    documents = [
+        present_batch(stored(read_model(*told, *more).batch()), EXPECTED)
+        for more in ([], [say.outcome("cj_assessment", [], essays, status=CRITICAL)], [say.end(status=CRITICAL)])
+    ]
+    digest = hashlib.blake2b(orjson.dumps(documents), digest_size=8).hexdigest()
+    assert {REPRESENTATION: digest} == {1: "a61fe58f4c7f7cbc"}
 
 
 def test_ten_times_the_essays_take_about_ten_times_as_long() -> None:

@@ -19,19 +19,15 @@ from result_aggregator_service.domain.announcements import (
 )
 from result_aggregator_service.domain.batch import (
     BatchFacts,
-    EssayCounts,
     EssayFacts,
     EssayPhaseStatus,
     FinishedBy,
     current_phase,
-    error_count,
     essay_status,
     finished_by,
-    last_updated,
     overall_status,
     phases_that_matter,
     processing_completed_at,
-    processing_started_at,
 )
 from result_aggregator_service.domain.event import Clock, Event
 from result_aggregator_service.domain.facets import (
@@ -51,6 +47,13 @@ from result_aggregator_service.domain.facets import (
     later,
 )
 from result_aggregator_service.domain.fold import BatchRow, Facts, Row, fold
+from result_aggregator_service.domain.tally import (
+    BatchTally,
+    EssayCounts,
+    error_count,
+    last_updated,
+    processing_started_at,
+)
 from tests.unit.domain.messages import EXPECTED, SERVICE
 
 AnyFacet = TypeVar("AnyFacet", bound=Facet)
@@ -228,19 +231,19 @@ class ReadModel:
 
     def view(self, batch_id: str = "b") -> View:
         batch, status = self.batch(batch_id), self._statuses[batch_id]
-        matter = phases_that_matter(batch, self.expected)
+        matter, tally = phases_that_matter(batch, self.expected), BatchTally.of(batch)
         return View(
             facts=batch,
             members=[essay.essay_id for essay in batch.members],
             status=status,
             finished_by=finished_by(batch, self.expected),
             matter=matter,
-            counts=EssayCounts.of(batch, matter),
-            error_count=error_count(batch),
+            counts=tally.counts(matter),
+            error_count=error_count(batch, tally),
             current_phase=current_phase(batch, status, self.expected),
-            started_at=processing_started_at(batch),
+            started_at=processing_started_at(batch, tally),
             completed_at=processing_completed_at(batch),
-            last_updated=last_updated(batch),
+            last_updated=last_updated(batch, tally),
             essays={
                 essay.essay_id: {phase: essay_status(batch, essay, phase) for phase in Phase} for essay in batch.members
             },

@@ -6,13 +6,13 @@ import pytest
 
 from result_aggregator_service.contracts.enums import CLIENT_STATUS, FINAL_STATUSES, BatchStatus, Phase
 from result_aggregator_service.domain.batch import (
-    EssayCounts,
     FinishedBy,
     known_phases,
     may_be_finished,
     overall_status,
 )
 from result_aggregator_service.domain.event import Event
+from result_aggregator_service.domain.tally import EssayCounts
 from tests.unit.domain import messages as say
 from tests.unit.domain.messages import AWAITING, CANCELLED, CRITICAL, EXPECTED, FAILURES, PROCESSING, SUCCESS, time
 from tests.unit.domain.model import ReadModel, View, read_model

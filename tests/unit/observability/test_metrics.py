@@ -25,7 +25,7 @@ PROMISED = {
 #: Labels whose values are few by their nature. A new label is to be judged before it is added here.
 BOUNDED = {
     "endpoint", "method", "status_code", "error_type", "topic", "partition", "result", "cache_type", "operation",
-    "status", "phase", "breaker", "task",
+    "status", "phase", "breaker", "task", "service", "status_class", "key", "dependency", "loop",
 }  # fmt: skip
 
 

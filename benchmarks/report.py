@@ -1,0 +1,133 @@
+"""What came of a run: a table for people, the same figures as JSON, and both beside an earlier run."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks.figures import Figures, Spread
+from benchmarks.sections import COMPARISONS
+
+_WIDTH_WITHOUT_TERMINAL = 170
+_PACKAGES = ("quart", "uvicorn", "httptools", "redis", "sqlalchemy", "asyncpg")
+
+Json = dict[str, Any]
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A section with some connections: the service, the bare route, and the share of its speed that the service has."""
+
+    section: str
+    connections: int
+    body_bytes: int
+    service: Figures
+    bare: Figures
+    ratio: Spread
+
+
+def write_figures(file: Path, found: Sequence[Measured]) -> None:
+    """Keep the figures, and on what machine they were taken."""
+    content = {
+        "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "system": platform.system(),
+            "python": platform.python_version(),
+            **{name: version(name) for name in _PACKAGES},
+        },
+        "measured": [asdict(each) for each in found],
+    }
+    rounded = json.loads(json.dumps(content), parse_float=lambda digits: round(float(digits), 4))
+    file.write_text(json.dumps(rounded, indent=1) + "\n")
+
+
+def read_figures(file: Path) -> dict[Key, Json]:
+    """The figures of an earlier run, by section and number of connections."""
+    return {(each["section"], each["connections"]): each for each in json.loads(file.read_text())["measured"]}
+
+
+class Report:
+    """Writes to the console."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+        if not self._console.is_terminal:
+            self._console.width = _WIDTH_WITHOUT_TERMINAL
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._console.print(escape(text), soft_wrap=True)
+
+    def fail(self, text: str) -> None:
+        """Why there is no result."""
+        self._console.print(escape(text), style="bold red", soft_wrap=True)
+
+    def table(self, found: Sequence[Measured], before: Mapping[Key, Json] | None) -> None:
+        """All figures; with those of an earlier run, also how the ones that a machine's speed leaves alone changed."""
+        table = Table(title="Reads. Medians over the slices, in brackets the least and the most", title_justify="left")
+        table.add_column("section")
+        for name in ("at once", "bytes", "requests/s", "p50 ms", "p99 ms", "bare requests/s", "bare p50", "of bare"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("CPU s/1000", justify="right", no_wrap=True)
+        if before is not None:
+            table.add_column("of bare, before", justify="right")
+            table.add_column("CPU s/1000, before", justify="right")
+        for each in found:
+            row = [
+                each.section,
+                str(each.connections),
+                f"{each.body_bytes:,}",
+                _spread(each.service.requests_per_second, ",.0f"),
+                f"{each.service.p50_ms.median:.2f}",
+                f"{each.service.p99_ms.median:.2f}",
+                f"{each.bare.requests_per_second.median:,.0f}",
+                f"{each.bare.p50_ms.median:.2f}",
+                _spread(each.ratio, ".3f"),
+                f"{each.service.cpu_seconds_per_1000:.2f}",
+            ]
+            if before is not None:
+                row += _before(each, before.get((each.section, each.connections)))
+            table.add_row(*row)
+        self._console.print(table)
+
+    def compare(self, found: Sequence[Measured]) -> None:
+        """Sections beside each other, one request at a time."""
+        p50 = {each.section: each.service.p50_ms.median for each in found if each.connections == 1}
+        for section, other, promise in COMPARISONS:
+            if section in p50 and other in p50:
+                share = p50[section] / p50[other]
+                self.say(f"{promise}: {p50[section]:.2f} ms beside {p50[other]:.2f} ms, {share:.2f} times as long")
+
+
+def _spread(spread: Spread, form: str) -> str:
+    return f"{spread.median:{form}} ({spread.least:{form}}-{spread.most:{form}})"
+
+
+def _before(measured: Measured, before: Json | None) -> list[str]:
+    if before is None:
+        return ["", ""]
+    pairs = (
+        (measured.ratio.median, before["ratio"]["median"]),
+        (measured.service.cpu_seconds_per_1000, before["service"]["cpu_seconds_per_1000"]),
+    )
+    return [f"{then:.3f} ({now / then - 1:+.0%})" if then else "" for now, then in pairs]
+
+
+def _processor() -> str:
+    """The processor's name; its architecture where the system does not tell."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
