@@ -1,4 +1,4 @@
-"""What came of a run: a table for people, the same figures as JSON, and both beside an earlier run."""
+"""What came of a run: a table (which is Markdown), the same figures as JSON, and what changed since an earlier run."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,7 +18,7 @@ from rich.table import Table
 from benchmarks.figures import Figures, Spread
 from benchmarks.sections import COMPARISONS
 
-_WIDTH_WITHOUT_TERMINAL = 170
+_WIDTH_WITHOUT_TERMINAL = 200
 _PACKAGES = ("quart", "uvicorn", "httptools", "redis", "sqlalchemy", "asyncpg")
 
 Json = dict[str, Any]
@@ -75,15 +76,15 @@ class Report:
         self._console.print(escape(text), style="bold red", soft_wrap=True)
 
     def table(self, found: Sequence[Measured], before: Mapping[Key, Json] | None) -> None:
-        """All figures; with those of an earlier run, also how the ones that a machine's speed leaves alone changed."""
-        table = Table(title="Reads. Medians over the slices, in brackets the least and the most", title_justify="left")
-        table.add_column("section")
-        for name in ("at once", "bytes", "requests/s", "p50 ms", "p99 ms", "bare requests/s", "bare p50", "of bare"):
+        """All figures; with those of an earlier run, also how those changed that a machine's speed matters least to."""
+        table = Table(box=MARKDOWN)
+        table.add_column("section", no_wrap=True)
+        for name in ("at once", "bytes", "requests/s", "p50 ms", "p99 ms", "bare requests/s", "of bare"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("CPU s/1000", justify="right", no_wrap=True)
         if before is not None:
-            table.add_column("of bare, before", justify="right")
-            table.add_column("CPU s/1000, before", justify="right")
+            table.add_column("of bare, before", justify="right", no_wrap=True)
+            table.add_column("CPU s/1000, before", justify="right", no_wrap=True)
         for each in found:
             row = [
                 each.section,
@@ -93,7 +94,6 @@ class Report:
                 f"{each.service.p50_ms.median:.2f}",
                 f"{each.service.p99_ms.median:.2f}",
                 f"{each.bare.requests_per_second.median:,.0f}",
-                f"{each.bare.p50_ms.median:.2f}",
                 _spread(each.ratio, ".3f"),
                 f"{each.service.cpu_seconds_per_1000:.2f}",
             ]
@@ -105,10 +105,10 @@ class Report:
     def compare(self, found: Sequence[Measured]) -> None:
         """Sections beside each other, one request at a time."""
         p50 = {each.section: each.service.p50_ms.median for each in found if each.connections == 1}
-        for section, other, promise in COMPARISONS:
+        for section, other, what in COMPARISONS:
             if section in p50 and other in p50:
                 share = p50[section] / p50[other]
-                self.say(f"{promise}: {p50[section]:.2f} ms beside {p50[other]:.2f} ms, {share:.2f} times as long")
+                self.say(f"{what}: {p50[section]:.2f} ms beside {p50[other]:.2f} ms, {share:.2f} times as long")
 
 
 def _spread(spread: Spread, form: str) -> str:

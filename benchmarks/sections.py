@@ -126,27 +126,27 @@ SECTIONS = (
     Section("many, summary, by cursor, last page", Cache.OFF, _ONE, _last_by_cursor),
 )
 
-#: Pairs of sections that promises are about, and what the promise is.
+#: Pairs of sections to see beside each other, and what that shows.
 COMPARISONS = (
-    ("batch of 30 essays, hit, 304", "batch of 30 essays, hit", "a 304 costs less than the answer"),
+    ("batch of 30 essays, hit, 304", "batch of 30 essays, hit", "a 304 beside the answer itself"),
     (
         "list, summary, 20 of 300 essays, no cache",
         "list, summary, 20 of 5 essays, no cache",
-        "a summary does not cost more with more essays",
+        "summaries of 300 essays beside those of 5 (promised: as fast)",
     ),
     (
         "list, full, 20 of 300 essays, no cache",
         "list, full, 20 of 5 essays, no cache",
-        "the full list does (for comparison)",
+        "full answers of 300 essays beside those of 5",
     ),
     (
         "many, summary, by cursor, last page",
         "many, summary, by cursor, first page",
-        "by cursor the end is as fast as the start",
+        "by cursor the end beside the start of the list (promised: as fast)",
     ),
     (
         "many, summary, by offset, last page",
         "many, summary, by offset, first page",
-        "by offset it is not (for comparison)",
+        "by offset the end beside the start of the list",
     ),
 )

@@ -95,6 +95,7 @@ def _config(app: object, settings: Settings, *, lifespan: str) -> uvicorn.Config
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(int(settings.shutdown_timeout_seconds / 2), 1),
     )

@@ -181,9 +181,10 @@ class PageSource:
         return f"{USER_BATCHES_PATH}/{quote(self._user_id, safe='')}?{urlencode(parameters)}"
 
     def _etag(self, keys: PageKeys) -> str:
-        versions = (key.version.hex for key in keys.keys)
+        # The ids, too: batches that have not changed since there are versions all have the same one.
+        shown = (part for key in keys.keys for part in (key.batch_id, key.version.hex))
         about = (self._user_id, self.question, str(keys.total), str(keys.more))
-        return _digest(16, self._read_model.representation, *about, *versions)
+        return _digest(16, self._read_model.representation, *about, *shown)
 
 
 def _digest(size: int, *parts: str) -> str:

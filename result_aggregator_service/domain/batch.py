@@ -283,12 +283,14 @@ def _final_status(batch: BatchFacts, expected_phases: Sequence[Phase]) -> BatchS
         phase in batch.outcomes and batch.outcomes[phase].status is BatchStatus.COMPLETED_WITH_FAILURES
         for phase in matter
     )
-    essay_failed = any(
-        phase in known and known[phase].status is ProcessingStage.FAILED for known in batch.statuses for phase in matter
-    )
-    if outcome_failed or essay_failed:
+    if outcome_failed or any(_has_failed(batch, essay, phase) for essay in batch.members for phase in matter):
         return BatchStatus.COMPLETED_WITH_FAILURES
     return BatchStatus.COMPLETED_SUCCESSFULLY
+
+
+def _has_failed(batch: BatchFacts, essay: EssayFacts, phase: Phase) -> bool:
+    status = essay_status(batch, essay, phase)
+    return status is not None and status.status is ProcessingStage.FAILED
 
 
 def current_phase(batch: BatchFacts, status: BatchStatus, expected_phases: Sequence[Phase]) -> Phase | None:

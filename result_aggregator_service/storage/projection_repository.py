@@ -214,8 +214,8 @@ class Judgement:
 class StoredBatch:
     """A batch's facts, with what was derived of them when they last changed.
 
-    `version` is another one whenever the batch's answer may be another one; where it was not derived yet by a version
-    of the service that knows of it, it is nil, and `tally` None.
+    `version` is another one whenever the batch's answer may be another one. Until the batch changes for the first time
+    since migration 0003, it is nil, and `tally` None.
     """
 
     facts: BatchFacts

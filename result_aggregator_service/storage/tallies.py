@@ -51,16 +51,18 @@ def _quickly_searched(array: str) -> str:
 
 _TIMES = [f"{bound}({own}_at) AS {bound}_{own}_at" for own in _RESULTS.values() for bound in ("min", "max")]
 _BOUNDS = [f"{bound}({bound}_{own}_at) AS {bound}_{own}_at" for own in _RESULTS.values() for bound in ("min", "max")]
-# Batch by batch (LATERAL), so that no plan can compare one batch's essays with another's lists; the lists are turned
-# into objects once for each batch (MATERIALIZED).
+# Batch by batch (LATERAL): however wrong PostgreSQL's statistics are, no plan can compare every essay with every list.
+# What is searched is made once for each batch (MATERIALIZED).
 _TALLIES = text(
     f"""
     WITH b AS MATERIALIZED (
         SELECT batch_id, cj_verdict_error IS NOT NULL AS cj_failed, {_quickly_searched("anchor_ids")} AS anchors
         FROM batch_results WHERE batch_id = ANY(:batch_ids)
     ), outcomes AS MATERIALIZED (
-        SELECT batch_id, phase, outcome_at, outcome_event_id, {_quickly_searched("failed_essay_ids")} AS failed,
-               CASE phase WHEN '{Phase.STUDENT_MATCHING}' THEN {_quickly_searched("processed_essay_ids")} END AS processed
+        SELECT batch_id, phase, outcome_at, outcome_event_id,
+               {_quickly_searched("failed_essay_ids")} AS failed,
+               CASE phase WHEN '{Phase.STUDENT_MATCHING}'
+                   THEN {_quickly_searched("processed_essay_ids")} END AS processed
         FROM phase_outcomes WHERE batch_id = ANY(:batch_ids)
     )
     SELECT b.batch_id, tally.*

@@ -1,9 +1,12 @@
 """Entity tags, 304, HEAD, and what may be kept by whom."""
 
+import asyncpg
 import httpx
 import pytest
+from sqlalchemy.engine import make_url
 
 from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.projection_repository import Touched
 from tests.integration.api.read_model import ReadModel
 from tests.unit.domain import messages as say
@@ -121,3 +124,23 @@ async def test_head_tells_what_get_would(path: str, client: httpx.AsyncClient) -
     for header in ("ETag", "Content-Length", "Content-Type", "Cache-Control"):
         assert head.headers[header] == whole.headers[header]
     assert (await client.head(path, headers={"If-None-Match": whole.headers["ETag"]})).status_code == 304
+
+
+async def test_a_page_whose_batches_are_from_before_there_were_versions_has_a_tag_of_its_own_too(
+    client: httpx.AsyncClient, read_model: ReadModel, settings: Settings
+) -> None:
+    await read_model.tell(*(say.registered([f"old{at}-e"], f"old{at}", at=at) for at in range(3)))
+    page = "/internal/v1/batches/user/teacher?cursor=&limit=1&status=pending_content"
+    tags = []
+    for leaving in ("b", "old2", "old1"):
+        await read_model.tell(say.spellcheck("e1" if leaving == "b" else f"{leaving}-e", leaving))
+        await _forget_versions(settings)
+        tags.append((await client.get(page)).headers["ETag"])
+    assert len(set(tags)) == 3
+
+
+async def _forget_versions(settings: Settings) -> None:
+    url = make_url(settings.postgres_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = await asyncpg.connect(url)
+    await connection.execute("UPDATE batch_results SET version = '00000000-0000-0000-0000-000000000000'")
+    await connection.close()

@@ -230,7 +230,7 @@ async def test_a_summary_reads_no_essay_and_no_list_of_essays_however_many_there
             told = [node for statement in list(statements) for node in await explained(session, statement)]
             read = {node["Relation Name"] for node in told if "Relation Name" in node}
             assert read == {"batch_results", "phase_outcomes", "pipeline_ends"}
-            columns = {column.partition(".")[2] for node in told for column in node["Output"]}
+            columns = {column.rpartition(".")[2] for node in told for column in node["Output"]}
             assert "tally" in columns
             assert not columns & {"essay_ids", "anchor_ids", "processed_essay_ids", "failed_essay_ids"}
 

@@ -15,6 +15,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from result_aggregator_service.domain.facets import BATCH_FACETS, ESSAY_FACETS
+from result_aggregator_service.storage.batch_reader import BatchReader
+from result_aggregator_service.storage.engine import Database
+from result_aggregator_service.storage.projection_repository import ProjectionRepository
 from result_aggregator_service.storage.tables import batch_results, cj_assessments, essay_results, metadata
 
 CHECKOUT = Path(__file__).parents[3]
@@ -106,6 +109,54 @@ async def test_rankings_outlive_the_way_up_and_down_and_the_version_before_goes_
     assert await forms() == [True, False, True, False]
     await alembic(empty_database_url, "downgrade", "0001")
     assert await forms() == [True, False]
+    await engine.dispose()
+
+
+async def test_batches_from_before_versions_and_tallies_are_not_rewritten_but_read_all_the_same(
+    empty_database_url: str,
+) -> None:
+    engine = create_async_engine(empty_database_url, poolclass=NullPool)
+
+    async def run(statement: str) -> list[tuple[Any, ...]]:
+        async with engine.begin() as connection:
+            result = await connection.execute(text(statement))
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+    async def insert(batch_id: str) -> None:
+        """As the version before does."""
+        await run(
+            "INSERT INTO batch_results (batch_id, heard_at, created_at, registration_at, registration_event_id, "
+            f"user_id, expected_essay_count, essay_ids) VALUES ('{batch_id}', now(), now(), now(), gen_random_uuid(), "
+            "'teacher', 1, '[]')"
+        )
+        await run(
+            "INSERT INTO essay_results (essay_id, batch_id, heard_at, spellcheck_at, spellcheck_event_id, "
+            f"spellcheck_status) VALUES ('essay of {batch_id}', '{batch_id}', now(), now(), gen_random_uuid(), "
+            "'completed')"
+        )
+
+    async def read() -> dict[str, tuple[UUID, dict[str, int] | None]]:
+        """Each batch's version, and how many essays are in which stages, as a reader has them."""
+        async with Database(engine).snapshot() as session:
+            found = await BatchReader(ProjectionRepository()).summaries(session, ["b1", "b2"])
+        return {s.facts.batch_id: (s.version, dict(s.tally.stages) if s.tally else None) for s in found}
+
+    await alembic(empty_database_url, "upgrade", "0002")
+    await insert("b1")
+    where = "SELECT pg_relation_filenode('batch_results'), ctid::text, xmin::text FROM batch_results"
+    before = await run(where)
+    await alembic(empty_database_url, "upgrade", "0003")
+    assert await run(where) == before
+    await insert("b2")
+    nil, counted = UUID(int=0), {"c----": 1}
+    migrated = await read()
+    assert migrated["b1"] == (nil, counted)
+    assert migrated["b2"][0] != nil
+    assert migrated["b2"][1] == counted
+    await run("UPDATE batch_results SET version = gen_random_uuid(), tally = NULL")
+    healed = await read()
+    assert len({nil, migrated["b2"][0], healed["b1"][0], healed["b2"][0]}) == 4
+    assert [stages for _, stages in healed.values()] == [counted, counted]
     await engine.dispose()
 
 

@@ -112,12 +112,25 @@ async def test_a_tally_counts_every_case_of_a_status(projection: Projection) -> 
             processed += [essay] if "p" in listing else []
             failed += [essay] if "f" in listing else []
         told.append(say.outcome(phase, processed, failed, batch, at=100))
-    told += [say.cj_failed("rejected", at=90), say.assessment({}, "judged", anchors=["judged nlp True f 50"])]
+    told += [say.cj_failed("rejected", at=200), say.assessment({}, "judged", anchors=["judged nlp True f 50"])]
     await projection.poll(*told)
     model = read_model(*told)
     await assert_equal(projection, model)
     counted = BatchTally.of(model.batch("rejected"))
     assert all(min(counted.counts_in(phase).completed, counted.counts_in(phase).failed) > 0 for phase in Phase)
+
+
+async def test_a_tally_finds_its_way_in_long_lists(projection: Projection) -> None:
+    essays = [f"e{number}" for number in range(200)]
+    messages = [
+        say.registered(essays),
+        *(say.spellcheck(essay, at=50) for essay in essays[::3]),
+        *(say.nlp(essay, at=150) for essay in essays[::3]),
+        *(say.outcome(phase, essays[::2], essays[1::2], at=100) for phase in ("spellcheck", "nlp", "student_matching")),
+        say.assessment({}, anchors=essays[:60]),
+    ]
+    await projection.poll(*messages)
+    await assert_equal(projection, read_model(*messages))
 
 
 def _results(phase: Phase, essay: str, batch: str, *, ok: bool | None, at: int) -> list[Event]:
