@@ -8,7 +8,7 @@ import asyncio
 import re
 from collections.abc import Collection, Coroutine, Hashable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -18,7 +18,9 @@ from result_aggregator_service.cache.lookups import ANY_TAG, ETAG_LENGTH, Lookup
 from result_aggregator_service.cache.places import Place, forget
 from result_aggregator_service.cache.sampler import PATIENCE_SECONDS, Sampler
 from result_aggregator_service.cache.single_flight import NextFlight, SingleFlight
+from result_aggregator_service.observability.logging import first_line
 from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.storage.errors import is_trouble
 
 #: Larger answers are not kept: writing one could take longer than a call to Redis may.
 MAX_CACHED_BYTES = 4 * 1024 * 1024
@@ -88,11 +90,15 @@ class KnownTags:
     def __bool__(self) -> bool:
         return self.any or bool(self.tags)
 
-    def few(self) -> tuple[str, ...]:
-        """Those that can be a tag of this service's, at most `MAX_KNOWN_TAGS`, in order; or just `ANY_TAG`."""
-        if self.any:
-            return (ANY_TAG,)
-        return tuple(sorted(filter(_TAG.fullmatch, self.tags))[:MAX_KNOWN_TAGS]) if self.tags else ()
+    def few(self) -> "KnownTags":
+        """Only such as can be a tag of this service's, at most `MAX_KNOWN_TAGS`."""
+        if self.any or not self.tags:
+            return KnownTags(any=self.any)
+        return KnownTags(frozenset(sorted(filter(_TAG.fullmatch, self.tags))[:MAX_KNOWN_TAGS]))
+
+    def words(self) -> tuple[str, ...]:
+        """The same for a look-up in Redis, in one order."""
+        return (ANY_TAG,) if self.any else tuple(sorted(self.tags))
 
 
 AnswerT = TypeVar("AnswerT", bound=Answer | None)
@@ -141,10 +147,10 @@ class _SharedReads:
     def __init__(self) -> None:
         self._flights = NextFlight()
 
-    async def read(self, question: Hashable, known: tuple[str, ...], source: Source[AnswerT]) -> AnswerT | Unchanged:
+    async def read(self, question: Hashable, known: KnownTags, source: Source[AnswerT]) -> AnswerT | Unchanged:
         if known:
             etag = await self._flights.join((question, "etag"), source.etag)
-            if _is_known(etag, known):
+            if etag is not None and etag in known:
                 return Unchanged(etag)
         return await self._flights.join((question, "answer"), source.load)
 
@@ -218,15 +224,13 @@ class RedisCacheManager:
         """Forget all answers about these batches and users. False: not all are forgotten, try again."""
         return await forget(self._redis, batch_ids, user_ids)
 
-    async def _read(
-        self, place: Place, known: tuple[str, ...], source: Source[AnswerT]
-    ) -> AnswerT | Answer | Unchanged:
+    async def _read(self, place: Place, known: KnownTags, source: Source[AnswerT]) -> AnswerT | Answer | Unchanged:
         try:
-            token, stored = await self._lookups.look(place.token, place.key, known)
+            token, stored = await self._lookups.look(place.token, place.key, known.words())
         except RedisUnavailableError:
             # Without a token nobody may join what has begun: an invalidation could have come in between.
             self._metrics.cache_misses.labels(place.cache_type).inc()
-            return await self._reads.read(place.key, known, source)
+            return await self._reads.read(place, known, source)
         if stored is not None:
             self._metrics.cache_hits.labels(place.cache_type).inc()
             if stored.milliseconds_left < 1000 * self._ttl_seconds * LAST_PART:
@@ -236,7 +240,7 @@ class RedisCacheManager:
         self._metrics.cache_misses.labels(place.cache_type).inc()
         if known:
             etag = await self._flights.join((place.key, token, "etag"), source.etag)
-            if _is_known(etag, known):
+            if etag is not None and etag in known:
                 return Unchanged(etag)
         answer, _ = await self._flights.join((place.key, token), lambda: self._fill(place, token, source))
         return answer
@@ -246,8 +250,9 @@ class RedisCacheManager:
         try:
             _, is_stored = await self._flights.join((place.key, token), lambda: self._fill(place, token, source))
             result = "stored" if is_stored else "not_stored"
-        except Exception:
-            log.warning("answer_not_refreshed", cache_type=place.cache_type, key=place.key, exc_info=True)
+        except Exception as error:
+            told = {"cache_type": place.cache_type, "key": place.key, "error": first_line(error)}
+            log.warning("answer_not_refreshed", **told, exc_info=not is_trouble(error))
             result = "failed"
         self._metrics.cache_refreshes.labels(place.cache_type, result).inc()
         if result != "stored":
@@ -267,10 +272,6 @@ class RedisCacheManager:
             log.debug("answer_not_cached", reason=str(error))
             return answer, False
         return answer, stored == 1
-
-
-def _is_known(etag: str | None, known: tuple[str, ...]) -> TypeGuard[str]:
-    return etag is not None and (etag in known or known == (ANY_TAG,))
 
 
 async def _is_present(stored: Stored, source: Source[Answer | None]) -> bool:

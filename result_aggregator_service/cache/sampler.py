@@ -15,7 +15,9 @@ from result_aggregator_service.cache.background import Background
 from result_aggregator_service.cache.guarded_redis import RedisUnavailableError
 from result_aggregator_service.cache.lookups import ANY_TAG, Lookups
 from result_aggregator_service.cache.places import Place
+from result_aggregator_service.observability.logging import first_line
 from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.storage.errors import is_trouble
 
 #: A commit's invalidation comes within two calls to Redis, or is written down and made within about a second.
 PATIENCE_SECONDS = 5.0
@@ -47,11 +49,10 @@ class Sampler:
     async def _compare(self, place: Place, token: bytes, is_present: Callable[[], Coroutine[Any, Any, bool]]) -> None:
         try:
             result = await self._result(place, token, is_present)
-        except RedisUnavailableError as error:
-            log.info("sample_not_compared", cache_type=place.cache_type, key=place.key, reason=str(error))
-            result = "failed"
-        except Exception:
-            log.warning("sample_not_compared", cache_type=place.cache_type, key=place.key, exc_info=True)
+        except Exception as error:
+            is_known = isinstance(error, RedisUnavailableError) or is_trouble(error)
+            told = {"cache_type": place.cache_type, "key": place.key, "error": first_line(error)}
+            log.warning("sample_not_compared", **told, exc_info=not is_known)
             result = "failed"
         if result == "mismatch":
             log.error("cached_answer_was_stale", cache_type=place.cache_type, key=place.key)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from result_aggregator_service.cache.cache_manager import MAX_CACHED_BYTES
+from result_aggregator_service.cache.cache_manager import MAX_CACHED_BYTES, MAX_PAGES_OF_A_USER
 from tests.integration.cache.conftest import MakeReplica, Replica
 from tests.integration.cache.reading import BOTH, NOTHING, Read, invalidate, keys, read_batch, read_list
 from tests.integration.cache.source import BatchSource, Given, Source, answer_of
@@ -196,6 +196,31 @@ async def test_a_user_with_thousands_of_pages_is_forgotten_whole_and_keeps_a_bou
     assert len(await keys(raw)) == 1000 + 2
     assert await replica.cache.invalidate([], ["u1"])
     assert await keys(raw) == set()
+
+
+async def test_pages_whose_time_is_over_make_room_for_new_ones(replica: Replica, raw: Redis) -> None:
+    await read_list(replica.cache, Source())
+    over = [f"ras:user:u1:batches:1:{number}:" for number in range(MAX_PAGES_OF_A_USER)]
+    await raw.sadd("ras:user-pages:u1", *over)
+    await replica.cache.user_batches("u1", "20:20:", NOTHING, Source())
+    assert await raw.exists("ras:user:u1:batches:20:20:")
+    assert await raw.scard("ras:user-pages:u1") <= MAX_PAGES_OF_A_USER
+
+
+async def test_of_a_user_with_as_many_pages_as_are_kept_these_are_kept_and_no_other(
+    replica: Replica, raw: Redis
+) -> None:
+    source = Source()
+    await read_list(replica.cache, source)
+    others = {f"ras:user:u1:batches:1:{number}:": b"" for number in range(MAX_PAGES_OF_A_USER - 1)}
+    await raw.mset(dict(others))
+    await raw.sadd("ras:user-pages:u1", *others)
+    await replica.cache.user_batches("u1", "20:20:", NOTHING, Source())
+    assert not await raw.exists("ras:user:u1:batches:20:20:")
+    await raw.delete("ras:user:u1:batches:20:0:")
+    for _ in range(2):
+        await read_list(replica.cache, source)
+    assert source.queries == 2
 
 
 async def test_invalidating_nothing_succeeds_without_redis(make_replica: MakeReplica) -> None:

@@ -28,7 +28,7 @@ async def held_up(read: Read, replica: Replica, source: Source) -> asyncio.Task[
     source.may_return.clear()
     source.read.clear()
     reader = asyncio.create_task(read(replica.cache, source))
-    await source.read.wait()
+    await eventually(source.read.is_set)
     return reader
 
 
@@ -42,7 +42,7 @@ async def test_a_slow_reader_does_not_put_the_old_answer_over_the_new_state(
     source = Source()
     source.may_return.clear()
     slow = asyncio.create_task(read(replica.cache, source))
-    await source.read.wait()  # the old rows are read, and the reader is held up
+    await eventually(source.read.is_set)  # the old rows are read, and the reader is held up
     source.commit()
     await invalidate(other_replica.cache)
     source.may_return.set()
@@ -58,7 +58,7 @@ async def test_a_slow_reader_does_not_overwrite_what_a_later_reader_has_stored(
     source, later_source = Source(), Source()
     source.may_return.clear()
     slow = asyncio.create_task(read(replica.cache, source))
-    await source.read.wait()
+    await eventually(source.read.is_set)
     later_source.commit()
     await invalidate(other_replica.cache)
     new = await read(other_replica.cache, later_source)  # makes a new token and stores under it
@@ -112,13 +112,13 @@ async def test_two_writers_in_a_row_leave_only_the_newest_answer(read: Read, rep
         source.may_return.clear()
         source.commit()
     first = asyncio.create_task(read(replica.cache, sources[0]))
-    await sources[0].read.wait()
+    await eventually(sources[0].read.is_set)
     await invalidate(replica.cache)
     second = asyncio.create_task(read(replica.cache, sources[1]))
-    await sources[1].read.wait()
+    await eventually(sources[1].read.is_set)
     await invalidate(replica.cache)
     third = asyncio.create_task(read(replica.cache, sources[2]))
-    await sources[2].read.wait()
+    await eventually(sources[2].read.is_set)
     answers = []
     for source, reader in reversed(list(zip(sources, (first, second, third), strict=True))):
         source.may_return.set()
@@ -198,7 +198,7 @@ async def test_a_token_that_redis_evicted_is_not_taken_for_unchanged(read: Read,
     source.read.clear()
     await raw.delete(*ANSWERS)
     slow = asyncio.create_task(read(replica.cache, source))
-    await source.read.wait()
+    await eventually(source.read.is_set)
     await raw.delete(*TOKENS)  # evicted while the reader is held up
     source.commit()
     source.may_return.set()
@@ -225,7 +225,7 @@ async def test_nor_once_a_reader_has_made_a_new_token_and_stored_nothing_under_i
     source.may_return.clear()
     source.read.clear()
     gave_up = asyncio.create_task(read(replica.cache, source))
-    await source.read.wait()
+    await eventually(source.read.is_set)
     gave_up.cancel()
     await asyncio.wait([gave_up])
     source.may_return.set()

@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from embedded import EmbeddedValkey
-from result_aggregator_service.cache.cache_manager import KnownTags, NoCache, Unchanged
+from result_aggregator_service.cache.cache_manager import CacheManager, KnownTags, NoCache, Unchanged
 from tests.integration.cache.conftest import MakeReplica, Replica
 from tests.integration.cache.reading import BOTH, NOTHING, Read, invalidate, read_batch
 from tests.integration.cache.source import BatchSource, Source
+from tests.integration.service.wiring import container_of, settings_for
 from tests.waiting import eventually
 
 
@@ -77,3 +78,17 @@ async def test_what_redis_did_not_take_is_said(make_replica: MakeReplica, own_va
     await asyncio.to_thread(own_valkey.kill)
     assert not await no_cache.invalidate(["b1"], ["u1"])
     assert await read_batch(no_cache, Source()) is not None
+
+
+async def test_the_service_with_its_cache_off_makes_redis_forget(redis_url: str, other_replica: Replica) -> None:
+    source = Source()
+    old = await read_batch(other_replica.cache, source)
+    settings = settings_for("postgresql://nowhere/none", redis_url=redis_url, cache_enabled=False)
+    async with container_of(settings) as container:
+        off = await container.get(CacheManager)
+        assert await read_batch(off, source) == old
+        source.commit()
+        assert await read_batch(off, source) == source.present
+        await invalidate(off)
+    assert await read_batch(other_replica.cache, source) == source.present
+    assert source.queries == 4

@@ -101,6 +101,16 @@ async def test_without_redis_a_thousand_readers_of_one_batch_cost_two_queries_an
     assert source.queries == 2
 
 
+async def test_without_redis_no_two_users_questions_are_taken_for_one(make_replica: MakeReplica) -> None:
+    replica, sources = await make_replica("redis://127.0.0.1:1/0"), [Source(), Source()]
+    sources[0].commit()
+    answers = await asyncio.gather(
+        replica.cache.user_batches("a", "b:batches:c", NOTHING, sources[0]),
+        replica.cache.user_batches("a:batches:b", "c", NOTHING, sources[1]),
+    )
+    assert list(answers) == [source.present for source in sources]
+
+
 async def test_a_reader_who_comes_when_redis_has_just_gone_is_not_joined_to_a_query_from_before(
     own_replica: Replica, own_valkey: EmbeddedValkey
 ) -> None:

@@ -6,10 +6,11 @@ import pytest
 from redis.asyncio import Redis
 
 from embedded import EmbeddedValkey
-from result_aggregator_service.cache.cache_manager import KnownTags, Unchanged
+from result_aggregator_service.cache.cache_manager import CacheManager, KnownTags, Unchanged
 from tests.integration.cache.conftest import MakeReplica, Replica
 from tests.integration.cache.reading import BOTH, NOTHING, Read, invalidate, read_batch
 from tests.integration.cache.source import Source
+from tests.integration.service.wiring import container_of, settings_for
 from tests.waiting import eventually
 
 RESULTS = ("match", "overtaken", "mismatch", "failed")
@@ -133,3 +134,15 @@ async def test_at_rate_0_nothing_is_compared_and_in_between_about_that_share(
         await asyncio.sleep(0)
         hits += 1
     assert sampled(half)["match"] < hits
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+async def test_the_service_compares_the_share_that_is_set(rate: float, redis_url: str) -> None:
+    source = Source()
+    settings = settings_for("postgresql://nowhere/none", redis_url=redis_url, cache_sample_rate=rate)
+    async with container_of(settings) as container:
+        cache = await container.get(CacheManager)
+        for queries in (1, 1 + rate, 1 + 2 * rate):
+            await read_batch(cache, source)
+            await eventually(lambda queries=queries: source.queries == queries)  # type: ignore[misc]
+    assert source.queries == 1 + 2 * rate
