@@ -38,7 +38,7 @@ Object = dict[str, Any]
 """A JSON object."""
 
 #: Views that are no operations of the API: what the page for people is made of.
-UNDESCRIBED = frozenset({"get_docs_asset"})
+_UNDESCRIBED = frozenset({"get_docs_asset"})
 
 _SCHEMAS = "#/components/schemas"
 _METHODS_BESIDE_GET = frozenset({"HEAD", "OPTIONS"})
@@ -87,7 +87,7 @@ def openapi_document(routes: Map, views: Mapping[str, Callable[..., object]]) ->
     Raises:
         LookupError: a route without a description, or the other way round.
     """
-    operations = {_view_name(rule): rule for rule in routes.iter_rules() if _view_name(rule) not in UNDESCRIBED}
+    operations = {_view_name(rule): rule for rule in routes.iter_rules() if _view_name(rule) not in _UNDESCRIBED}
     if operations.keys() != _OPERATIONS.keys():
         without = ", ".join(sorted(operations.keys() ^ _OPERATIONS.keys()))
         raise LookupError(f"described without a route, or a route without a description: {without}; see _OPERATIONS")
@@ -132,7 +132,7 @@ def openapi_json(routes: Map, views: Mapping[str, Callable[..., object]]) -> byt
 
 
 def _view_name(rule: Rule) -> str:
-    return rule.endpoint.rpartition(".")[2]
+    return str(rule.endpoint).rpartition(".")[2]
 
 
 def _path(rule: Rule) -> str:
@@ -276,6 +276,7 @@ def _problems(
 def _common_errors(path: str, *, protected: bool) -> dict[int, Object]:
     """What every operation may answer."""
     no_method = refused(MethodNotAllowed(["GET", *sorted(_METHODS_BESIDE_GET)]))
+    late = too_slow(Settings.model_fields["api_timeout_seconds"].default)
     errors = {
         405: _problems(
             "The path does not take the method.",
@@ -285,15 +286,12 @@ def _common_errors(path: str, *, protected: bool) -> dict[int, Object]:
         ),
         413: _problems("The request has a body of more than 16 KiB.", path, refused(RequestEntityTooLarge())),
         500: _problems("An error of the service's own.", path, internal_error()),
-        503: _problems(
-            "No answer in time, or the database is away.",
-            path,
-            too_slow(Settings.model_fields["api_timeout_seconds"].default),
-            unavailable(),
-            headers=_RETRY_AFTER,
-        ),
+        503: _problems("No answer in time.", path, late, headers=_RETRY_AFTER),
     }
     if protected:
+        errors[503] = _problems(
+            "No answer in time, or the database is away.", path, late, unavailable(), headers=_RETRY_AFTER
+        )
         challenge = _header("The scheme of the credentials.", {"type": "string"})
         errors[401] = _problems(
             "Credentials are missing or wrong; which is not told.",
@@ -374,11 +372,6 @@ def _batch_status(path: str) -> Object:
 
 def _user_batches(path: str) -> Object:
     next_page = f"{path}?limit=1&view=summary&cursor={examples.CURSOR}"
-    link = _header(
-        'The next page, `<URL>; rel="next"`, which goes on by cursor; absent where there is none.',
-        {"type": "string"},
-        required=False,
-    )
     return {
         "tags": ["batches"],
         "description": (
@@ -396,8 +389,8 @@ def _user_batches(path: str) -> Object:
             _parameter(
                 "query",
                 "offset",
-                "How many batches to pass over. Not together with `cursor`.",
-                {"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_OFFSET, "default": 0},
+                "How many batches to pass over, by default none. Not together with `cursor`.",
+                {"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_OFFSET},
             ),
             _parameter(
                 "query",
@@ -414,8 +407,7 @@ def _user_batches(path: str) -> Object:
             _parameter(
                 "query",
                 "cursor",
-                "Empty: page by cursor from the beginning. Else the cursor of a `next` link, unchanged; what is in it "
-                "is nobody's business.",
+                "Empty: page by cursor, from the beginning. Else the cursor in `pagination.next`, unchanged.",
                 {"type": "string", "format": "cursor"},
             ),
             _IF_NONE_MATCH,
@@ -424,7 +416,7 @@ def _user_batches(path: str) -> Object:
             200: {
                 **_response(
                     "A page of the user's batches, newest first (`created_at`, then `batch_id`).",
-                    {**_TAG_HEADERS, "Link": link},
+                    _TAG_HEADERS,
                     _json(
                         {
                             "anyOf": [
@@ -442,18 +434,9 @@ def _user_batches(path: str) -> Object:
                         "parameters": {"batch_id": "$response.body#/batches/0/batch_id"},
                         "description": "A batch of the page by itself.",
                     },
-                    "unchanged": {
-                        "operationId": "get_user_batches",
-                        "parameters": {
-                            "user_id": "$request.path.user_id",
-                            "limit": "$request.query.limit",
-                            "If-None-Match": "$response.header.ETag",
-                        },
-                        "description": "Asked again with the answer's tag, it is 304 for as long as nothing changes.",
-                    },
                 },
             },
-            304: _response("The client has the present answer already.", {**_TAG_HEADERS, "Link": link}),
+            304: _response("The client has the present answer already.", _TAG_HEADERS),
             400: _bad_input(
                 path,
                 _refusal(lambda: path_id("user_id", "%00")),

@@ -33,7 +33,7 @@ def before_load_schema(context: HookContext, raw_schema: dict[str, Any]) -> None
 
 
 @schemathesis.hook
-def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
+def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
     """OpenAPI cannot say that two parameters exclude each other: where both are as they should be, one is left out."""
     if case.meta is None or not case.meta.generation.mode.is_positive or not {"offset", "cursor"} <= case.query.keys():
         return
@@ -42,7 +42,7 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
 
 
 @schemathesis.check
-def head_agrees_with_get(context: CheckContext, response: Response, case: Case) -> bool | None:
+def head_agrees_with_get(context: CheckContext, response: Response, case: Case[Any]) -> bool | None:
     """HEAD has the status and the headers of GET, and no body."""
     request = response.request.copy()
     if request.method != "GET":
