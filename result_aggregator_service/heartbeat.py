@@ -6,6 +6,7 @@ it is told of only while the servers that it takes answer.
 
 import time
 from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 SECONDS_UNTIL_WEDGED = 120.0
 
@@ -25,7 +26,7 @@ class Heartbeat:
         self._seconds_without_progress = seconds_without_progress
         self._last = monotonic()
         self._waiting = False
-        self._standing: Mapping[Hashable, tuple[Hashable, float]] = {}
+        self._standing: Mapping[Any, tuple[Hashable, float]] = {}
         self._work = ""
         self._stuck_seconds = 0.0
         self.state = "starting"
@@ -42,13 +43,13 @@ class Heartbeat:
         self._waiting = True
         self.has_work({})
 
-    def has_work(self, marks: Mapping[Hashable, Hashable], what: str = "") -> None:
+    def has_work(self, marks: Mapping[Any, Hashable], what: str = "") -> None:
         """Each piece of work that there is now with a mark of how far it is; `what` says it in words.
 
         A piece whose mark is the same at each telling stands still. None at all: nothing to do, or it is not known.
         """
         now = self._monotonic()
-        standing: dict[Hashable, tuple[Hashable, float]] = {}
+        standing: dict[Any, tuple[Hashable, float]] = {}
         for piece, mark in {} if self._waiting else marks.items():
             before, since = self._standing.get(piece, (None, now))
             standing[piece] = (mark, since if before == mark else now)

@@ -56,7 +56,7 @@ class Consumer:
         self._revoking = False
         self._handled: dict[TopicPartition, int] = {}
         self._member: AIOKafkaConsumer | None = None
-        self._busy = False
+        self._saturated = False
         self.heartbeat = Heartbeat()
 
     def stop(self) -> None:
@@ -67,11 +67,11 @@ class Consumer:
         """Hear now and then from Kafka, past this member's own fetcher, where the group stands; empty: not known.
 
         Messages in this member's partitions, of which none is handled from one telling to the next, are work without
-        progress. While it is busy with others they may have to wait.
+        progress. Where it handles one full poll after the other, those of other partitions come first for a while.
         """
-        busy, self._busy = self._busy, False
+        saturated, self._saturated = self._saturated, False
         assignment = None if self._member is None else self._member._subscription.subscription.assignment
-        if busy or assignment is None:
+        if saturated or assignment is None:
             self.heartbeat.has_work({})
             return
         # With no poll at hand, what lies between commit and position is no message: the end of a transaction, say.
@@ -84,7 +84,7 @@ class Consumer:
         }
         self.heartbeat.has_work(
             {partition: standing.begun for partition, standing in behind.items()},
-            f"{sum(standing.lag for standing in behind.values()):,} messages behind",
+            f"lag {sum(standing.lag for standing in behind.values()):,}",
         )
 
     async def run(self) -> None:
@@ -152,14 +152,13 @@ class Consumer:
                 generation = self._generation
                 try:
                     await self._handle(consumer, records, generation)
+                    self._saturated = sum(map(len, records.values())) >= self._settings.kafka_max_poll_records
                 except AbandonedError as reason:
                     self._metrics.consumer_errors.inc()
                     _log.warning("poll_abandoned", reason=str(reason))
                     self._rewind(consumer, records, generation)
                 finally:
                     self._idle.set()
-            else:
-                self._busy = False
             await self._note_lag(consumer)
 
     async def _handle(self, consumer: AIOKafkaConsumer, records: Records, generation: int) -> None:
@@ -234,7 +233,6 @@ class Consumer:
                     raise AbandonedError("the service stops while Kafka is away") from None
             else:
                 self._handled |= offsets
-                self._busy = True
                 return
 
     def _rewind(self, consumer: AIOKafkaConsumer, records: Records, generation: int) -> None:

@@ -162,7 +162,7 @@ class Relay:
         """Rows that nothing holds back and that are not published all the same are work without progress."""
         async with self._database.snapshot() as session:
             first, rows = await self._outbox.sendable(session)
-        self.heartbeat.has_work({} if first is None else {"outbox": first}, f"{rows:,} rows to publish")
+        self.heartbeat.has_work({} if first is None else {"outbox": first}, f"rows to publish: {rows:,}")
 
     async def _publish_some(self) -> bool:
         """Send one batch of rows; whether it is worth while to ask for more at once."""

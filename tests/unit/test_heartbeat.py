@@ -24,7 +24,7 @@ class Stand:
         for _ in range(int(seconds)):
             self.clock.now += 1.0
             self.heartbeat.beat(state)
-            self.heartbeat.has_work(marks, "3 messages behind")
+            self.heartbeat.has_work(marks, "lag 3")
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_work_that_stays_as_it_is_wedges_a_loop_that_turns_and_it_says_so(stand:
     assert not stand.heartbeat.is_wedged()
     stand.turns(1, {"p0": 7})
     assert stand.heartbeat.is_wedged()
-    assert stand.heartbeat.detail() == "polling, 3 messages behind, no progress for 11 s"
+    assert stand.heartbeat.detail() == "polling, lag 3, no progress for 11 s"
 
 
 def test_it_takes_two_tellings_to_stand_still(stand: Stand) -> None:
@@ -90,7 +90,7 @@ def test_the_time_in_which_it_waits_for_a_server_does_not_count(stand: Stand) ->
     assert stand.heartbeat.state == "waiting for PostgreSQL"
     for _ in range(20):  # as long as it waits, whatever is told of work
         stand.clock.now += 1.0
-        stand.heartbeat.has_work({"p0": 7}, "3 messages behind")
+        stand.heartbeat.has_work({"p0": 7}, "lag 3")
         assert not stand.heartbeat.is_wedged()
     stand.turns(10, {"p0": 7})
     assert not stand.heartbeat.is_wedged()

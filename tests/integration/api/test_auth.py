@@ -3,6 +3,7 @@
 And what is kept of it: which service asked and which key it used, in bounded metrics, and never the key.
 """
 
+import asyncio
 import io
 import logging
 from collections.abc import Iterator
@@ -102,9 +103,12 @@ async def ask_as_it_stands(app: Quart, method: str, target: str) -> tuple[int, b
         "client": ("127.0.0.1", 1),
     }
     sent: list[dict[str, Any]] = []
+    coming: list[dict[str, Any]] = [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        if not coming:
+            await asyncio.Event().wait()  # it stays connected
+        return coming.pop()
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
@@ -172,7 +176,7 @@ async def test_every_other_caller_gets_the_same_401_whatever_was_wrong(stranger:
 # What is kept of it.
 
 
-def by_service(metrics: Metrics) -> dict[tuple[str, str], float]:
+def by_service(metrics: Metrics) -> dict[tuple[str, ...], float]:
     """Requests by service and class of status."""
     return counted(metrics, "ras_api_requests_by_service_total", "service", "status_class")
 
@@ -258,7 +262,7 @@ async def test_no_key_is_ever_logged_neither_a_right_one_nor_a_wrong_one(
             for method in ("GET", "HEAD", "POST"):
                 answer = await client.request(method, path, headers=[(b"X-Internal-API-Key", key.encode())])
                 everything_logged.write(answer.text)
-    with pytest.raises(Exception, match="(?i)port") as wrong:
+    with pytest.raises(Exception, match=r"(?i)port") as wrong:
         make_settings(database_url="postgresql://u@h/d", port="x")
     log = logging.getLogger("a test")
     log.error("did not start: %r", SettingsError(str(wrong.value)), exc_info=wrong.value)
