@@ -32,6 +32,13 @@ _ENQUEUE = text(
     f"INSERT INTO event_outbox ({', '.join(_COLUMNS)}) SELECT {', '.join(_COLUMNS)} FROM (SELECT row_number() OVER () "
     f"AS place, r.* FROM {recordset(event_outbox, _COLUMNS)}) AS placed ORDER BY place"
 )
+# Ids are drawn before their transactions commit. Whoever announces under one of these keys waits until the last one who
+# did has committed, so that the order of ids is that of commits. In one order for all, each lock once.
+_KEY_LOCKS = 7_351
+_TAKE_TURNS = text(
+    f"SELECT pg_advisory_xact_lock({_KEY_LOCKS}, turn) FROM (SELECT DISTINCT hashtext(key) AS turn "
+    "FROM unnest(CAST(:keys AS text[])) AS key ORDER BY turn) AS turns"
+)
 _NOTIFY = text(f"SELECT pg_notify('{NOTIFY_CHANNEL}', '')")
 
 # A row is held back by an earlier one of its key and topic that failed and waits: for its next try, or (policy
@@ -123,7 +130,11 @@ class OutboxManager:
     """The outbox table."""
 
     async def enqueue(self, session: WriteSession, announcements: Sequence[Announcement]) -> None:
-        """Add rows, in order, and wake the relay when the transaction commits."""
+        """Add rows, in order, and wake the relay when the transaction commits. Lock their batches first, nothing after."""
+        # A batch's own key needs no turns: who announces under it holds the batch's lock.
+        keys = {announcement.key for announcement in announcements if announcement.key != announcement.batch_id}
+        if keys:
+            await session.execute(_TAKE_TURNS, {"keys": sorted(keys)})
         rows = [
             {
                 "event_id": announcement.event_id,

@@ -1,5 +1,6 @@
 """The relay on real servers: in order, by one at a time, at least once under one id, whatever goes away."""
 
+import asyncio
 import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -132,6 +133,32 @@ async def test_the_order_of_each_key_is_the_order_of_commit(settings: Settings, 
             sent[made.key].append(str(made.event_id))
             await enqueue(container, made)
         assert ids_by_key(await wire.published(40)) == sent
+        await nothing_left(container)
+
+
+async def test_two_transactions_that_tell_one_teacher_commit_in_the_order_of_their_rows(
+    container: AsyncContainer, wire: Wire
+) -> None:
+    """The case of two replicas that finish two batches of one teacher at the same moment."""
+    database, outbox = await container.get(Database), await container.get(OutboxManager)
+    one, other, elsewhere = (
+        dataclasses.replace(announcement(batch), key=teacher)
+        for batch, teacher in (("b1", "teacher"), ("b2", "teacher"), ("b3", "another"))
+    )
+
+    async def tell(made: Announcement) -> None:
+        async with database.transaction() as session:
+            await outbox.enqueue(session, [made])
+
+    async with turning(await container.get(Relay)):
+        async with database.transaction() as session:
+            await outbox.enqueue(session, [one])
+            second = asyncio.create_task(tell(other))
+            await tell(elsewhere)
+            assert ids(await wire.published(1)) == [str(elsewhere.event_id)]
+            assert not second.done()
+        await second
+        assert ids_by_key(await wire.published(3))["teacher"] == [str(one.event_id), str(other.event_id)]
         await nothing_left(container)
 
 
