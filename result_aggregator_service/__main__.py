@@ -7,7 +7,9 @@ from typing import NoReturn
 import click
 
 from result_aggregator_service import __version__
+from result_aggregator_service.commands.asyncapi import asyncapi
 from result_aggregator_service.commands.openapi import openapi
+from result_aggregator_service.commands.outbox import outbox
 from result_aggregator_service.commands.quarantine import quarantine
 from result_aggregator_service.commands.replay import replay
 from result_aggregator_service.observability.logging import configure_logging
@@ -52,7 +54,9 @@ def fail(error: SettingsError) -> NoReturn:
     sys.exit(2)
 
 
+main.add_command(asyncapi)
 main.add_command(openapi)
+main.add_command(outbox)
 main.add_command(quarantine)
 main.add_command(replay)
 

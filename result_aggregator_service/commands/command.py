@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import wraps
+from io import TextIOWrapper
 from typing import ParamSpec
 
 import click
@@ -31,8 +32,13 @@ def command(work: Callable[Arguments, Awaitable[int]]) -> Callable[Arguments, No
 
     @wraps(work)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a terminal that knows few characters ends no command
         try:
             sys.exit(asyncio.run(_awaited(work(*args, **kwargs))))
+        except BrokenPipeError:
+            raise  # a reader such as `head` has seen enough; click ends the process without a word
         except (CannotRunError, SettingsError, SQLAlchemyError, KafkaError, OSError) as error:
             name = click.get_current_context().command_path.split()[1]
             click.echo(f"{name}: {(str(error) or type(error).__name__).splitlines()[0]}", err=True)

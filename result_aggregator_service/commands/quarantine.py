@@ -3,29 +3,51 @@
 A retried message goes the way of a fresh one; it leaves quarantine only after its effects have committed.
 """
 
-import shutil
+import base64
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import click
-import orjson
 from dishka import AsyncContainer
 
-from result_aggregator_service.commands.command import (
-    STATUS_CANNOT_RUN,
-    STATUS_DONE,
-    STATUS_NOT_DONE,
-    command,
-    opened,
+from result_aggregator_service.commands.command import STATUS_DONE, STATUS_NOT_DONE, CannotRunError, command, opened
+from result_aggregator_service.commands.terminal import (
+    BATCH_ROWS,
+    NextIds,
+    Report,
+    Time,
+    age,
+    all_option,
+    batches,
+    id_argument,
+    ids_argument,
+    in_batches,
+    json_option,
+    limit_option,
+    options,
+    printable,
+    require_choice,
+    table,
+    tell_fields,
+    tell_json,
+    terminal_width,
 )
 from result_aggregator_service.consumer.poll_handler import PollHandler
 from result_aggregator_service.contracts.fields import wire_time
 from result_aggregator_service.contracts.topics import CONSUMED
 from result_aggregator_service.storage.engine import Database
-from result_aggregator_service.storage.quarantine import Quarantine, QuarantinedMessage
+from result_aggregator_service.storage.quarantine import Quarantine, QuarantinedMessage, QuarantineFilter
+
+_filters = options(
+    click.option("--topic", help="Only messages of this topic."),
+    click.option("--error-type", help="Only messages that are bad in exactly this way."),
+    click.option("--error", help="Only messages whose error or its type contains this text."),
+    click.option("--since", type=Time(), help="Only what was set aside then or later: ISO 8601, or like 2h."),
+    click.option("--until", type=Time(), help="Only what was set aside before then."),
+)
 
 
 @click.group()
@@ -34,97 +56,116 @@ def quarantine() -> None:
 
 
 @quarantine.command("list")
-@click.option("--topic", help="Only messages of this topic.")
-@click.option("--error-type", help="Only messages that are bad in this way.")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@_filters
+@limit_option
+@json_option
 @command
-async def list_(topic: str | None, error_type: str | None, limit: int, as_json: bool) -> int:
+async def list_(limit: int, as_json: bool, **chosen: Any) -> int:
     """List messages, the oldest first."""
+    filter_ = QuarantineFilter(**chosen)
     async with opened() as container:
-        database, table = await container.get(Database), await container.get(Quarantine)
+        database, kept = await container.get(Database), await container.get(Quarantine)
         async with database.snapshot() as session:
-            size = await table.size(session)
-            messages = await table.page(session, topic=topic, error_type=error_type, limit=limit)
+            total, _ = await kept.extent(session, filter_)
+            messages = await kept.page(session, filter_, limit=limit)
     if as_json:
         for message in messages:
-            click.echo(orjson.dumps(_summary(message)))
+            tell_json(_summary(message))
         return STATUS_DONE
+    now = datetime.now(UTC)
     rows = [
         (
             str(m.id),
             f"{m.message.topic}:{m.message.partition}:{m.message.offset}",
+            age(m.quarantined_at, now),
             m.message.error_type,
-            wire_time(m.quarantined_at)[:19] + "Z",
-            m.message.error.splitlines()[0] if m.message.error else "",
+            m.message.error.partition("\n")[0],
         )
         for m in messages
     ]
-    _table(("ID", "MESSAGE", "KIND", "SINCE", "ERROR"), rows)
-    click.echo(f"{len(messages)} shown, {size} in quarantine")
+    for line in table(("ID", "MESSAGE", "AGE", "KIND", "ERROR"), rows, terminal_width()):
+        click.echo(line)
+    click.echo(f"{len(messages):,} of {total:,} shown")
     return STATUS_DONE
 
 
 @quarantine.command()
-@click.argument("message_id", type=int)
+@id_argument
 @click.option("--raw", is_flag=True, help="Only the message's bytes, as they came.")
+@json_option
 @command
-async def show(message_id: int, raw: bool) -> int:
+async def show(chosen_id: int, raw: bool, as_json: bool) -> int:
     """Show one message in full."""
+    if raw and as_json:
+        raise CannotRunError("--raw and --json exclude each other")
     async with opened() as container:
-        found = await _find(container, message_id)
+        found = await _find(container, chosen_id)
     if found is None:
+        click.echo(f"{chosen_id}: not found", err=True)
         return STATUS_NOT_DONE
     message = found.message
     if raw:
         sys.stdout.buffer.write(message.value or b"")
         return STATUS_DONE
-    for name, text in _summary(found).items():
-        click.echo(f"{name + ':':16} {text}")
-    for header, content in message.headers:
-        click.echo(f"{'header:':16} {header} = {content!r}")
-    click.echo(f"{'key:':16} {message.key!r}")
-    click.echo((message.value or b"").decode(errors="backslashreplace"))
+    if as_json:
+        headers = [{"name": name, **_bytes("value", content)} for name, content in message.headers]
+        tell_json(
+            {**_summary(found), **_bytes("key", message.key), **_bytes("value", message.value), "headers": headers}
+        )
+        return STATUS_DONE
+    tell_fields(_summary(found))
+    for name, content in message.headers:
+        tell_fields({"header": f"{name} = {content!r}"})
+    tell_fields({"key": message.key})
+    for line in (message.value or b"").decode(errors="backslashreplace").split("\n"):
+        click.echo(printable(line))
     return STATUS_DONE
 
 
 @quarantine.command()
-@click.argument("message_ids", type=int, nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All messages, the oldest first.")
+@ids_argument
+@all_option("All messages.")
+@_filters
+@json_option
 @command
-async def retry(message_ids: Sequence[int], everything: bool) -> int:
+async def retry(ids: Sequence[int], everything: bool, as_json: bool, **chosen: Any) -> int:
     """Fold messages again, after what was wrong has been mended. Those that are still bad stay."""
-    if bool(message_ids) == everything:
-        click.echo("quarantine: name the messages to retry, or --all", err=True)
-        return STATUS_CANNOT_RUN
+    require_choice(ids, chosen, everything)
     async with opened() as container:
-        if everything:
-            database, table = await container.get(Database), await container.get(Quarantine)
-            async with database.snapshot() as session:
-                message_ids = await table.ids(session)
-        outcomes = [await _retry(container, message_id) for message_id in message_ids]
-    click.echo(f"{sum(outcomes)} of {len(outcomes)} retried with success")
-    return STATUS_DONE if all(outcomes) else STATUS_NOT_DONE
+        following, total = await _chosen(container, ids, QuarantineFilter(**chosen))
+        with Report("retried with success", total, each=bool(ids), as_json=as_json) as report:
+            async for batch in batches(following):
+                for message_id in batch:
+                    await _retry(container, message_id, report)
+    return report.status
 
 
 @quarantine.command()
-@click.argument("message_ids", type=int, nargs=-1, required=True)
+@ids_argument
+@all_option("All messages.")
+@_filters
 @click.option("--yes", is_flag=True, help="Really delete: what is dropped is gone for good.")
+@json_option
 @command
-async def drop(message_ids: Sequence[int], yes: bool) -> int:
+async def drop(ids: Sequence[int], everything: bool, yes: bool, as_json: bool, **chosen: Any) -> int:
     """Delete messages for good."""
-    if not yes:
-        click.echo(f"quarantine: {len(message_ids)} messages would be gone for good; say --yes to drop them", err=True)
-        return STATUS_CANNOT_RUN
+    require_choice(ids, chosen, everything)
     async with opened() as container:
-        database, table = await container.get(Database), await container.get(Quarantine)
-        status = STATUS_DONE
-        for message_id in message_ids:
-            async with database.transaction() as session:
-                dropped = await table.drop(session, message_id)
-            click.echo(f"{message_id}: {'dropped' if dropped else 'is not in quarantine'}", err=not dropped)
-            status = status if dropped else STATUS_NOT_DONE
-    return status
+        database, kept = await container.get(Database), await container.get(Quarantine)
+        following, total = await _chosen(container, ids, QuarantineFilter(**chosen))
+        if not yes:
+            raise CannotRunError(
+                f"{total:,} messages would be gone for good, unless Kafka retains them for a replay; "
+                "say --yes to drop them"
+            )
+        with Report("dropped", total, each=bool(ids), as_json=as_json) as report:
+            async for batch in batches(following):
+                async with database.transaction() as session:
+                    dropped = await kept.drop(session, batch)
+                for message_id in batch:
+                    is_dropped = message_id in dropped
+                    report.tell(message_id, "dropped" if is_dropped else "not_found", done=is_dropped)
+    return report.status
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,37 +181,60 @@ class _Record:
     headers: Sequence[tuple[str, bytes | None]]
 
 
-async def _retry(container: AsyncContainer, message_id: int) -> bool:
+async def _retry(container: AsyncContainer, message_id: int, report: Report) -> None:
     found = await _find(container, message_id)
     if found is None:
-        return False
+        report.tell(message_id, "not_found", done=False)
+        return
     bad = found.message
     if bad.topic not in CONSUMED:
-        click.echo(f"{message_id}: {bad.topic} is not consumed by this version", err=True)
-        return False
+        report.tell(message_id, "not_consumed", done=False, error=f"this version does not consume {bad.topic}")
+        return
     record = _Record(bad.topic, bad.partition, bad.offset, bad.produced_ms or 0, bad.key, bad.value, bad.headers)
     handled = await (await container.get(PollHandler)).handle([record], _do_not_wait)
     for still_bad in handled.bad:
-        click.echo(f"{message_id}: still bad: {still_bad.error_type}: {still_bad.error}", err=True)
-        return False
-    database, table = await container.get(Database), await container.get(Quarantine)
+        report.tell(message_id, "still_bad", done=False, error=f"{still_bad.error_type}: {still_bad.error}")
+        return
+    database, kept = await container.get(Database), await container.get(Quarantine)
     async with database.transaction() as session:
-        await table.drop(session, message_id)
-    click.echo(f"{message_id}: {'folded' if handled.folded else 'had been folded before'}")
-    return True
+        await kept.drop(session, [message_id])
+    report.tell(message_id, "folded" if handled.folded else "folded_before")
 
 
 async def _do_not_wait(seconds: float) -> None:
     raise ConnectionError("a server is in trouble; what was not retried stays in quarantine: try again later")
 
 
-async def _find(container: AsyncContainer, message_id: int) -> QuarantinedMessage | None:
-    database, table = await container.get(Database), await container.get(Quarantine)
+async def _chosen(container: AsyncContainer, ids: Sequence[int], filter_: QuarantineFilter) -> tuple[NextIds, int]:
+    """The messages that are meant, as they are now, and how many."""
+    if ids:
+        return in_batches(ids), len(set(ids))
+    database, kept = await container.get(Database), await container.get(Quarantine)
     async with database.snapshot() as session:
-        found = await table.get(session, message_id)
-    if found is None:
-        click.echo(f"{message_id}: is not in quarantine", err=True)
-    return found
+        total, last = await kept.extent(session, filter_)
+
+    async def following(after: int) -> list[int]:
+        async with database.snapshot() as session:
+            return await kept.ids(session, filter_, after=after, up_to=last, limit=BATCH_ROWS)
+
+    return following, total
+
+
+async def _find(container: AsyncContainer, message_id: int) -> QuarantinedMessage | None:
+    database, kept = await container.get(Database), await container.get(Quarantine)
+    async with database.snapshot() as session:
+        return await kept.get(session, message_id)
+
+
+def _bytes(name: str, content: bytes | None) -> dict[str, str | None]:
+    """Bytes for JSON: whole in base64, and as text where they are text."""
+    if content is None:
+        return {name: None, f"{name}_base64": None}
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = None
+    return {name: text, f"{name}_base64": base64.b64encode(content).decode()}
 
 
 def _summary(found: QuarantinedMessage) -> dict[str, Any]:
@@ -187,10 +251,3 @@ def _summary(found: QuarantinedMessage) -> dict[str, Any]:
         "error": message.error,
         "bytes": len(message.value or b""),
     }
-
-
-def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads) - 1)]
-    for row in [heads, *rows]:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        click.echo("  ".join([*cells, row[-1]])[: shutil.get_terminal_size((160, 24)).columns])

@@ -13,7 +13,10 @@ PayloadT = TypeVar("PayloadT", bound=BaseModel)
 class WireModel(BaseModel):
     """A model of something on the wire. Unknown fields are ignored: producers add fields without asking."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+    # What is published says every field, those with a default too: so do the schemas.
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, protected_namespaces=(), json_schema_serialization_defaults_required=True
+    )
 
 
 class Envelope(WireModel, Generic[PayloadT]):

@@ -7,7 +7,16 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, Field, GetPydanticSchema, JsonValue, StringConstraints
+from pydantic import (
+    AfterValidator,
+    Field,
+    GetJsonSchemaHandler,
+    GetPydanticSchema,
+    JsonValue,
+    StringConstraints,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import PydanticCustomError, core_schema
 
 from result_aggregator_service.contracts.enums import FINAL_STATUSES, BatchStatus
@@ -16,21 +25,27 @@ MAX_ID_LENGTH = 255
 MAX_JSON_DEPTH = 32
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
-_NO_NUL = r"^[^\x00]*$"
+NO_NUL = r"^[^\x00]*$"
 # A day inside Python's range at both ends, so that a change of time zone cannot leave it.
 _EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 _LATEST = datetime(9999, 12, 30, tzinfo=UTC)
 _ISO_TIME = r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:?\d{2})$"
+# The same with the parts' ranges, which here the parser checks.
+_RANGES_OF_TIME = (
+    r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?"
+    r"([Zz]|[+-]([01]\d|2[0-3]):?[0-5]\d)$"
+)
+_WIRE_TIME = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$"
 
 Element = TypeVar("Element")
 
 ListOf = Annotated[list[Element], Field(fail_fast=True)]
 """A list; only its first bad element is told of: a large message may hold millions, each a kilobyte to tell."""
 
-Text = Annotated[str, StringConstraints(strict=True, pattern=_NO_NUL)]
+Text = Annotated[str, StringConstraints(strict=True, pattern=NO_NUL)]
 """Any text PostgreSQL can hold: no NUL. Lone surrogates do not survive decoding (see `consumer.decoder`)."""
 
-Id = Annotated[str, StringConstraints(strict=True, pattern=_NO_NUL, min_length=1, max_length=MAX_ID_LENGTH)]
+Id = Annotated[str, StringConstraints(strict=True, pattern=NO_NUL, min_length=1, max_length=MAX_ID_LENGTH)]
 """An identifier: 1 to 255 characters, no NUL."""
 
 Count = Annotated[int, Field(strict=True, ge=0, le=_INT32_MAX)]
@@ -67,7 +82,24 @@ def _timestamp_schema() -> core_schema.CoreSchema:
     )
 
 
-Timestamp = Annotated[datetime, GetPydanticSchema(lambda _source, _handler: _timestamp_schema())]
+def _timestamp_json_schema(schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    if handler.mode == "serialization":
+        return {
+            "type": "string",
+            "format": "date-time",
+            "pattern": _WIRE_TIME,
+            "description": "UTC, microseconds, `Z`.",
+        }
+    return {
+        **handler(schema),
+        "pattern": _RANGES_OF_TIME,
+        "description": "ISO 8601 with offset, from 0001-01-02 to 9999-12-30; digits beyond microseconds are cut off.",
+    }
+
+
+Timestamp = Annotated[
+    datetime, GetPydanticSchema(lambda _source, _handler: _timestamp_schema(), _timestamp_json_schema)
+]
 """On the wire an ISO 8601 time with offset; in UTC here; microseconds, further digits cut off."""
 
 
@@ -106,7 +138,9 @@ def _storable(value: Any) -> Any:
     return value
 
 
-JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_storable)]
+JsonObject = Annotated[
+    dict[str, JsonValue], AfterValidator(_storable), Field(json_schema_extra={"propertyNames": {"pattern": NO_NUL}})
+]
 """An object that a `jsonb` column takes and gives back: finite numbers, 64-bit integers, no NUL, bounded depth."""
 
 
@@ -118,5 +152,15 @@ def _final(value: BatchStatus) -> BatchStatus:
     return value
 
 
-FinalStatus = Annotated[BatchStatus, AfterValidator(_final)]
+FinalStatus = Annotated[
+    BatchStatus,
+    AfterValidator(_final),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "enum": [status.value for status in BatchStatus if status in FINAL_STATUSES],
+            "description": "How a phase or a pipeline ended.",
+        }
+    ),
+]
 """One of the four statuses that end a phase or a pipeline."""

@@ -39,3 +39,10 @@ PUBLISHED: dict[str, type[BaseModel]] = {
     BATCH_ASSESSMENT_COMPLETED: published.BatchAssessmentCompleted,
     TEACHER_NOTIFICATION_REQUESTED: published.TeacherNotificationRequested,
 }
+
+#: The field of a published payload whose value is the message's key on Kafka (specification, section 3).
+KEY_FIELDS: dict[str, str] = {
+    BATCH_RESULTS_READY: "batch_id",
+    BATCH_ASSESSMENT_COMPLETED: "batch_id",
+    TEACHER_NOTIFICATION_REQUESTED: "teacher_id",
+}

@@ -2,12 +2,12 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, true
 from sqlalchemy.dialects.postgresql import insert
 
 from result_aggregator_service.storage.engine import ReadSession, WriteSession
@@ -40,6 +40,37 @@ class QuarantinedMessage:
     message: BadMessage
 
 
+@dataclass(frozen=True, slots=True)
+class QuarantineFilter:
+    """Which messages an operator means.
+
+    `error` is any part of the error or of its type; the time of being set aside lies in [`since`, `until`).
+    """
+
+    topic: str | None = None
+    error_type: str | None = None
+    error: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def condition(self) -> ColumnElement[bool]:
+        """As a condition on `quarantined_messages`."""
+        row = quarantined_messages.c
+        conditions: list[ColumnElement[bool]] = []
+        if self.topic is not None:
+            conditions.append(row.topic == self.topic)
+        if self.error_type is not None:
+            conditions.append(row.error_type == self.error_type)
+        if self.error is not None:
+            parts = (column.icontains(self.error, autoescape=True) for column in (row.error, row.error_type))
+            conditions.append(or_(*parts))
+        if self.since is not None:
+            conditions.append(row.quarantined_at >= self.since)
+        if self.until is not None:
+            conditions.append(row.quarantined_at < self.until)
+        return and_(true(), *conditions)
+
+
 class Quarantine:
     """The table of bad messages."""
 
@@ -54,19 +85,27 @@ class Quarantine:
         return int((await session.scalars(select(func.count()).select_from(quarantined_messages))).one())
 
     async def page(
-        self, session: ReadSession, *, topic: str | None = None, error_type: str | None = None, limit: int = 100
+        self, session: ReadSession, chosen: QuarantineFilter | None = None, *, limit: int = 100
     ) -> list[QuarantinedMessage]:
-        """The oldest messages, of a topic and a kind of error if these are given."""
-        query = select(quarantined_messages).order_by(quarantined_messages.c.id).limit(limit)
-        if topic is not None:
-            query = query.where(quarantined_messages.c.topic == topic)
-        if error_type is not None:
-            query = query.where(quarantined_messages.c.error_type == error_type)
+        """The oldest of the chosen messages, or of all."""
+        chosen = chosen or QuarantineFilter()
+        query = select(quarantined_messages).where(chosen.condition()).order_by(quarantined_messages.c.id).limit(limit)
         return [_message(row) for row in (await session.execute(query)).mappings()]
 
-    async def ids(self, session: ReadSession) -> list[int]:
-        """The ids of all messages, the oldest first."""
-        return list(await session.scalars(select(quarantined_messages.c.id).order_by(quarantined_messages.c.id)))
+    async def extent(self, session: ReadSession, chosen: QuarantineFilter) -> tuple[int, int]:
+        """How many messages are chosen, and the highest id among them (0 if there is none)."""
+        row = quarantined_messages.c
+        query = select(func.count(), func.coalesce(func.max(row.id), 0)).where(chosen.condition())
+        messages, last = (await session.execute(query)).one()
+        return messages, last
+
+    async def ids(
+        self, session: ReadSession, chosen: QuarantineFilter, *, after: int, up_to: int, limit: int
+    ) -> list[int]:
+        """The ids of the next chosen messages, in order, with `after` < id <= `up_to`."""
+        row = quarantined_messages.c
+        query = select(row.id).where(chosen.condition(), row.id > after, row.id <= up_to)
+        return list(await session.scalars(query.order_by(row.id).limit(limit)))
 
     async def get(self, session: ReadSession | WriteSession, message_id: int) -> QuarantinedMessage | None:
         """One message."""
@@ -74,11 +113,10 @@ class Quarantine:
         row = (await session.execute(query)).mappings().one_or_none()
         return None if row is None else _message(row)
 
-    async def drop(self, session: WriteSession, message_id: int) -> bool:
-        """Delete one message; False if it is not there."""
-        query = delete(quarantined_messages).where(quarantined_messages.c.id == message_id)
-        deleted = await session.scalars(query.returning(quarantined_messages.c.id))
-        return deleted.one_or_none() is not None
+    async def drop(self, session: WriteSession, ids: Collection[int]) -> set[int]:
+        """Delete messages; return which of them were there."""
+        query = delete(quarantined_messages).where(quarantined_messages.c.id.in_(ids))
+        return set(await session.scalars(query.returning(quarantined_messages.c.id)))
 
 
 def _row(message: BadMessage) -> dict[str, Any]:

@@ -4,10 +4,14 @@ The processes are forked from one that has imported the service once, which take
 """
 
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import signal
+import struct
+import sys
 import tempfile
+import termios
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +74,28 @@ class Operator:
         with self.typing(*arguments, **changed) as typed:
             return await typed.ended()
 
+    async def on_terminal(self, *arguments: str, columns: int = 80) -> bytes:
+        """What a terminal so wide shows of a command, which succeeds. Less than its buffer holds: some 4,000 bytes."""
+        here, there = os.openpty()
+        try:
+            fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+            device = Path(os.ttyname(there))
+            process = _FORKS.Process(
+                target=_type, args=([self._command, *arguments], {**self._environment, "COLUMNS": ""}, device, device)
+            )
+            process.start()
+            try:
+                await eventually(lambda: process.exitcode is not None, within=90, what="the end of the command")
+            finally:
+                process.kill()
+                process.join()
+            shown = os.read(here, 65_536)
+            assert process.exitcode == 0, shown
+            return shown
+        finally:
+            os.close(here)
+            os.close(there)
+
     @contextlib.contextmanager
     def typing(self, *arguments: str, **changed: str) -> Iterator[Typed]:
         """A command that runs in the block."""
@@ -86,7 +112,9 @@ def _type(arguments: Sequence[str], environment: Mapping[str, str], out: Path, e
     from result_aggregator_service.__main__ import main
 
     for path, descriptor in ((out, 1), (err, 2)):
-        os.dup2(os.open(path, os.O_WRONLY), descriptor)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_NOCTTY), descriptor)
+    # The streams that were inherited take what they write to for what it was when they were made.
+    sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", closefd=False) for descriptor in (1, 2))
     os.environ.update(environment)
     # multiprocessing lets go of SIGINT in its children; a shell does not.
     signal.signal(signal.SIGINT, signal.default_int_handler)
