@@ -5,12 +5,11 @@ slices, the service and the bare route in turn, so that a noisy machine disturbs
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,9 +21,9 @@ from benchmarks import bare
 from benchmarks.client import Load, LoadClient, LoadError
 from benchmarks.figures import Figures, Slice, ratio
 from benchmarks.read_model import ReadModel, Teacher
-from benchmarks.report import Measured, Report, read_figures, write_figures
+from benchmarks.report import PACKAGES, Measured, Report, read_figures, write_figures
 from benchmarks.sections import BATCHES, SECTIONS, Cache, Population, Section
-from benchmarks.stage import GROUP_ID, BareProcess, Stage, stage
+from benchmarks.stage import GROUP_ID, BareProcess, Stage, cpu_seconds, stage
 from demo.player import Player, PlayerError
 from demo.stage import ServiceProcess
 from embedded import ServerError, ServerProcess
@@ -167,7 +166,7 @@ class Reads:
         requests = question.requests
         if server is not self._service:
             requests = [(f"/{SECTIONS.index(question.section)}", headers) for _, headers in requests]
-        cpu_seconds = _cpu_seconds(server)
+        cpu_before = cpu_seconds(server)
         answered = self._client.put(
             Load(
                 host=LOOPBACK,
@@ -179,8 +178,8 @@ class Reads:
                 length=len(question.answer.body),
             )
         )
-        cpu_seconds = _cpu_seconds(server) - cpu_seconds
-        return Slice(answered.requests, answered.seconds, answered.p50, answered.p99, cpu_seconds)
+        used = cpu_seconds(server) - cpu_before
+        return Slice(answered.requests, answered.seconds, answered.p50, answered.p99, used)
 
     def _bring_about(self, question: Question) -> None:
         """Let the cache hold what the section says."""
@@ -226,13 +225,6 @@ def _check_cache(section: Section, before: tuple[float, float], after: tuple[flo
     stray = {Cache.HIT: misses, Cache.MISS: hits}.get(section.cache, 0.0)
     if stray > _STRAY * (hits + misses):
         raise BenchmarkError(f"{section.name}: not a {section.cache.value} each: {hits:.0f} hits, {misses:.0f} misses")
-
-
-def _cpu_seconds(server: ServerProcess) -> float:
-    """What a server's process has used so far, all of its threads together."""
-    # Its name, in parentheses, may hold anything; the two times are fields 14 and 15 (proc(5)).
-    fields = Path("/proc", str(server.pid), "stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def run(sections: Sequence[Section], length: Length, report: Report) -> list[Measured]:
@@ -317,7 +309,7 @@ def main() -> int:
     report.table(found, before)
     report.compare(found)
     if arguments.json is not None:
-        write_figures(arguments.json, found)
+        write_figures(arguments.json, [asdict(each) for each in found], PACKAGES)
     return 0
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +18,8 @@ from rich.table import Table
 from benchmarks.figures import Figures, Spread
 from benchmarks.sections import COMPARISONS
 
-_WIDTH_WITHOUT_TERMINAL = 200
-_PACKAGES = ("quart", "uvicorn", "httptools", "redis", "sqlalchemy", "asyncpg")
+_WIDTH_WITHOUT_TERMINAL = 300
+PACKAGES = ("quart", "uvicorn", "httptools", "redis", "sqlalchemy", "asyncpg")
 
 Json = dict[str, Any]
 Key = tuple[str, int]
@@ -37,8 +37,8 @@ class Measured:
     ratio: Spread
 
 
-def write_figures(file: Path, found: Sequence[Measured]) -> None:
-    """Keep the figures, and on what machine they were taken."""
+def write_figures(file: Path, measured: Sequence[Json], packages: Sequence[str]) -> None:
+    """Keep the figures, and on what machine and with which packages they were taken."""
     content = {
         "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
@@ -46,9 +46,9 @@ def write_figures(file: Path, found: Sequence[Measured]) -> None:
             "cores": os.cpu_count(),
             "system": platform.system(),
             "python": platform.python_version(),
-            **{name: version(name) for name in _PACKAGES},
+            **{name: version(name) for name in packages},
         },
-        "measured": [asdict(each) for each in found],
+        "measured": measured,
     }
     rounded = json.loads(json.dumps(content), parse_float=lambda digits: round(float(digits), 4))
     file.write_text(json.dumps(rounded, indent=1) + "\n")
@@ -59,7 +59,7 @@ def read_figures(file: Path) -> dict[Key, Json]:
     return {(each["section"], each["connections"]): each for each in json.loads(file.read_text())["measured"]}
 
 
-class Report:
+class Terminal:
     """Writes to the console."""
 
     def __init__(self) -> None:
@@ -74,6 +74,14 @@ class Report:
     def fail(self, text: str) -> None:
         """Why there is no result."""
         self._console.print(escape(text), style="bold red", soft_wrap=True)
+
+    def show(self, table: Table) -> None:
+        """A table."""
+        self._console.print(table)
+
+
+class Report(Terminal):
+    """What came of reads."""
 
     def table(self, found: Sequence[Measured], before: Mapping[Key, Json] | None) -> None:
         """All figures; with those of an earlier run, also how those changed that a machine's speed matters least to."""
@@ -90,17 +98,17 @@ class Report:
                 each.section,
                 str(each.connections),
                 f"{each.body_bytes:,}",
-                _spread(each.service.requests_per_second, ",.0f"),
+                spread(each.service.requests_per_second, ",.0f"),
                 f"{each.service.p50_ms.median:.2f}",
                 f"{each.service.p99_ms.median:.2f}",
                 f"{each.bare.requests_per_second.median:,.0f}",
-                _spread(each.ratio, ".3f"),
+                spread(each.ratio, ".3f"),
                 f"{each.service.cpu_seconds_per_1000:.2f}",
             ]
             if before is not None:
                 row += _before(each, before.get((each.section, each.connections)))
             table.add_row(*row)
-        self._console.print(table)
+        self.show(table)
 
     def compare(self, found: Sequence[Measured]) -> None:
         """Sections beside each other, one request at a time."""
@@ -111,8 +119,9 @@ class Report:
                 self.say(f"{what}: {p50[section]:.2f} ms beside {p50[other]:.2f} ms, {share:.2f} times as long")
 
 
-def _spread(spread: Spread, form: str) -> str:
-    return f"{spread.median:{form}} ({spread.least:{form}}-{spread.most:{form}})"
+def spread(values: Spread, form: str) -> str:
+    """The median, with the least and the most."""
+    return f"{values.median:{form}} ({values.least:{form}}-{values.most:{form}})"
 
 
 def _before(measured: Measured, before: Json | None) -> list[str]:

@@ -1,5 +1,6 @@
 """The servers, the service and the bare route, each a process of its own; nothing of them outlives this process."""
 
+import os
 import secrets
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import httpx
 
 from benchmarks import bare
 from demo.stage import CHECKOUT, ServiceProcess, migrate
-from embedded import EmbeddedPostgres, EmbeddedValkey, MockKafka, ServerProcess, server_folder
+from embedded import ApacheKafka, EmbeddedPostgres, EmbeddedValkey, MockKafka, ServerProcess, server_folder
 from embedded.process import LOOPBACK, launch, plain_environment
 
 GROUP_ID = "result-aggregator-group"
@@ -50,7 +51,7 @@ class Stage:
     folder: Path
     postgres: EmbeddedPostgres
     valkey: EmbeddedValkey
-    kafka: MockKafka
+    kafka: MockKafka | ApacheKafka
     credentials: Mapping[str, str]
     settings: Mapping[str, str]
 
@@ -68,17 +69,20 @@ class Stage:
 
 
 @contextmanager
-def stage() -> Iterator[Stage]:
+def stage(*, writes: bool = False) -> Iterator[Stage]:
     """PostgreSQL with the newest schema, Valkey, the Kafka mock.
+
+    Where `writes` are what is measured, it is Apache Kafka, and PostgreSQL waits for the disk.
 
     Raises:
         ServerError: one of them did not start.
     """
     with ExitStack() as running:
-        folder = running.enter_context(server_folder("result-aggregator-reads-"))
-        postgres = running.enter_context(EmbeddedPostgres(folder / "postgres", durable=False))
+        folder = running.enter_context(server_folder("result-aggregator-benchmark-"))
+        postgres = running.enter_context(EmbeddedPostgres(folder / "postgres", durable=writes))
         valkey = running.enter_context(EmbeddedValkey(folder / "valkey"))
-        kafka = running.enter_context(MockKafka())
+        kafka: MockKafka | ApacheKafka = ApacheKafka(folder / "kafka") if writes else MockKafka()
+        running.enter_context(kafka)
         migrate(postgres.url, log=folder / "alembic.log")
         key = secrets.token_hex(16)
         settings = {
@@ -91,3 +95,10 @@ def stage() -> Iterator[Stage]:
         }
         credentials = {"X-Internal-API-Key": key, "X-Service-ID": "api-gateway-service"}
         yield Stage(folder, postgres, valkey, kafka, credentials, settings)
+
+
+def cpu_seconds(server: ServerProcess) -> float:
+    """What a server's process has used so far, all of its threads together."""
+    # Its name, in parentheses, may hold anything; the two times are fields 14 and 15 (proc(5)).
+    fields = Path("/proc", str(server.pid), "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,306 @@
+"""Puts rows into the outbox as the service does, and the same messages on Kafka without it, from a process of its own.
+
+A row is a copy of one that the service wrote, under ids of its own, so that sizes, keys and headers are the real ones.
+"""
+
+import asyncio
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from itertools import count, cycle, islice
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID, uuid4
+
+import asyncpg
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from benchmarks.figures import percentile
+
+_CONNECTIONS = 8
+_TEACHERS = 100
+_SECONDS_BETWEEN_LOOKS = 0.02
+_ROWS_OF_A_TOP_UP = 100
+_MESSAGES = 2_000  # made before the time is taken, then sent in turn
+_BATCHES_NOT_WAITED_FOR = 10
+_TIMEOUT_SECONDS = 120.0
+
+# One transaction of the service: its rows in order, one notification.
+_INSERT = """
+INSERT INTO event_outbox (
+    event_id, aggregate_type, aggregate_id, event_type, event_data, event_key, topic, traceparent
+)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::json[], $6::text[], $7::text[], $8::text[])
+"""
+_NOTIFY = "SELECT pg_notify('ras_outbox', '')"
+_WAITING = "SELECT count(*) FROM event_outbox WHERE published_at IS NULL"
+
+
+class LoadError(RuntimeError):
+    """A load could not be put on; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the outbox, its columns in the order of the insert. `event_data` is JSON."""
+
+    event_id: UUID
+    aggregate_type: str
+    aggregate_id: str
+    event_type: str
+    event_data: str
+    event_key: str
+    topic: str
+    traceparent: str | None
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        """The headers that the service sends with the row."""
+        envelope = json.loads(self.event_data)
+        values = {
+            "event_id": self.event_id,
+            "event_type": self.event_type,
+            "source_service": envelope["source_service"],
+            "schema_version": envelope["schema_version"],
+            "occurred_at": envelope["event_timestamp"],
+            "trace_id": envelope["correlation_id"],
+            "content_type": "application/json",
+        }
+        if self.traceparent is not None:
+            values["traceparent"] = self.traceparent
+        return [(name, str(value).encode()) for name, value in values.items()]
+
+
+def copies(originals: Sequence[Row], teacher: str) -> Iterator[Row]:
+    """Rows like the originals, which are of one batch of this teacher: again and again, each time of another batch."""
+    batch = originals[0].aggregate_id
+    teachers = cycle([f"{teacher}-{number:03}" for number in range(_TEACHERS)])
+    for another_teacher in teachers:
+        another_batch = str(uuid4())
+        for row in originals:
+            event_id = uuid4()
+            data = row.event_data.replace(str(row.event_id), str(event_id))
+            yield replace(
+                row,
+                event_id=event_id,
+                aggregate_id=another_batch,
+                event_data=data.replace(batch, another_batch).replace(teacher, another_teacher),
+                event_key=row.event_key.replace(batch, another_batch).replace(teacher, another_teacher),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """What came of an order: rows or messages, the seconds they took, and for each the seconds it took, in order."""
+
+    rows: int
+    seconds: float
+    latencies: Sequence[float] = field(default=(), repr=False)
+
+    def percentile(self, percent: float) -> float:
+        """Of the latencies, of which there is at least one."""
+        return percentile(self.latencies, percent)
+
+
+@dataclass(frozen=True)
+class Order(ABC):
+    """Something for the process to do."""
+
+    originals: Sequence[Row]
+    teacher: str
+
+    @abstractmethod
+    async def run(self) -> Took:
+        """Do it."""
+
+
+@dataclass(frozen=True)
+class Fill(Order):
+    """Insert so many rows, as fast as it goes. Latencies: each transaction, from its first statement to its commit."""
+
+    database_url: str
+    rows: int
+
+    async def run(self) -> Took:
+        """Do it."""
+        rows = copies(self.originals, self.teacher)
+        connection = await asyncpg.connect(self.database_url)
+        started, latencies, left = time.perf_counter(), [], self.rows
+        while left:
+            some = list(islice(rows, min(left, _ROWS_OF_A_TOP_UP)))
+            latencies.append(await _insert(connection, some))
+            left -= len(some)
+        await connection.close()
+        return Took(self.rows, time.perf_counter() - started, sorted(latencies))
+
+
+@dataclass(frozen=True)
+class Offer(Order):
+    """Insert rows at a rate, several in a transaction, whatever becomes of them. Latencies as in `Fill`."""
+
+    database_url: str
+    rows_per_second: float
+    rows_of_a_transaction: int
+    seconds: float
+
+    async def run(self) -> Took:
+        """Do it."""
+        rows = copies(self.originals, self.teacher)
+        every = self.rows_of_a_transaction / self.rows_per_second
+        transactions = max(1, round(self.seconds / every))
+        numbers = iter(range(transactions))
+        latencies: list[float] = []
+        connections = [await asyncpg.connect(self.database_url) for _ in range(_CONNECTIONS)]
+        started = time.perf_counter()
+
+        async def offer(connection: asyncpg.Connection) -> None:
+            for number in numbers:
+                some = list(islice(rows, self.rows_of_a_transaction))
+                await asyncio.sleep(max(0.0, started + number * every - time.perf_counter()))
+                latencies.append(await _insert(connection, some))
+
+        await asyncio.gather(*(offer(connection) for connection in connections))
+        # The time that belongs to the last transaction is over with it, or was to be later.
+        seconds = max(time.perf_counter() - started, transactions * every)
+        for connection in connections:
+            await connection.close()
+        return Took(transactions * self.rows_of_a_transaction, seconds, sorted(latencies))
+
+
+@dataclass(frozen=True)
+class KeepWaiting(Order):
+    """Let there be so many rows to publish for a while: as many come in as go out. Latencies as in `Fill`."""
+
+    database_url: str
+    waiting: int
+    seconds: float
+
+    async def run(self) -> Took:
+        """Do it."""
+        rows = copies(self.originals, self.teacher)
+        connection = await asyncpg.connect(self.database_url)
+        started, latencies, inserted = time.perf_counter(), [], 0
+        while time.perf_counter() < started + self.seconds:
+            missing = self.waiting - await connection.fetchval(_WAITING)
+            if missing < _ROWS_OF_A_TOP_UP:
+                await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+                continue
+            some = list(islice(rows, _ROWS_OF_A_TOP_UP))
+            latencies.append(await _insert(connection, some))
+            inserted += len(some)
+        await connection.close()
+        return Took(inserted, time.perf_counter() - started, sorted(latencies))
+
+
+@dataclass(frozen=True)
+class Produce(Order):
+    """Send the messages of such rows by a bare producer that is made as the service's is, in groups of `batch`.
+
+    At a rate of its own, or as fast as it goes: then the next group waits until the one before is acknowledged, or
+    (`waits` false) until the tenth before is. Latencies: each message, from sending to acknowledgement.
+    """
+
+    bootstrap_servers: str
+    batch: int
+    seconds: float
+    rows_per_second: float | None = None
+    waits: bool = True
+
+    async def run(self) -> Took:
+        """Do it."""
+        made = islice(copies(self.originals, self.teacher), _MESSAGES)
+        messages = cycle([(r.topic, r.event_data.encode(), r.event_key.encode(), r.headers()) for r in made])
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self.bootstrap_servers,
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=2,
+            max_batch_size=256 * 1024,
+        )
+        await producer.start()
+        try:
+            for topic in {row.topic for row in self.originals}:
+                await producer.partitions_for(topic)
+            return await self._send(producer, messages)
+        finally:
+            await producer.stop()
+
+    async def _send(self, producer: AIOKafkaProducer, messages: Iterator[tuple[Any, ...]]) -> Took:
+        latencies: list[float] = []
+        groups: list[list[asyncio.Future[Any]]] = []
+        outstanding = 1 if self.waits and self.rows_per_second is None else _BATCHES_NOT_WAITED_FOR
+        started = time.perf_counter()
+        for number in count():
+            if self.rows_per_second is not None:
+                due = started + number * self.batch / self.rows_per_second
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            elif len(groups) == outstanding:
+                await asyncio.gather(*groups.pop(0))
+            if time.perf_counter() > started + self.seconds:
+                break
+            group = []
+            for topic, value, key, headers in islice(messages, self.batch):
+                sent_at = time.perf_counter()
+                future = await producer.send(topic, value=value, key=key, headers=headers)
+                future.add_done_callback(lambda _, at=sent_at: latencies.append(time.perf_counter() - at))
+                group.append(future)
+            groups.append(group)
+        for group in groups:
+            await asyncio.gather(*group)
+        return Took(len(latencies), time.perf_counter() - started, sorted(latencies))
+
+
+async def _insert(connection: asyncpg.Connection, rows: Sequence[Row]) -> float:
+    """One transaction; the seconds from its first statement until it is known to be committed."""
+    columns = list(zip(*map(astuple, rows), strict=True))
+    started = time.perf_counter()
+    async with connection.transaction():
+        await connection.execute(_INSERT, *columns)
+        await connection.execute(_NOTIFY)
+    return time.perf_counter() - started
+
+
+class Worker:
+    """A process that carries out orders, one after another. It ends with the one that started it."""
+
+    def __enter__(self) -> Self:
+        context = get_context("spawn")
+        self._orders, orders = context.Pipe()
+        self._process = context.Process(target=_serve, args=(orders,), name="outbox load", daemon=True)
+        self._process.start()
+        orders.close()
+        return self
+
+    def put(self, order: Order) -> Took:
+        """Carry out an order; returns when that is done.
+
+        Raises:
+            LoadError: it could not be done, or not in time.
+        """
+        self._orders.send(order)
+        outcome = self._orders.recv()
+        if isinstance(outcome, Took):
+            return outcome
+        raise LoadError(outcome)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._orders.close()
+        self._process.join()
+
+
+def _serve(orders: Connection) -> None:
+    while True:
+        try:
+            order: Order = orders.recv()
+        except EOFError:
+            return
+        try:
+            orders.send(asyncio.run(asyncio.wait_for(order.run(), _TIMEOUT_SECONDS)))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, KafkaError, OSError, TimeoutError) as error:
+            orders.send(f"{type(order).__name__}: {type(error).__name__}: {error}")
