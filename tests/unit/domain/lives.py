@@ -210,11 +210,13 @@ def pipeline(life: Life) -> None:
     life.check_spelling(through, ok=True)
     life.check_spelling(life.some(lost, 50), ok=False)
     life.conclude("spellcheck", through, lost)
-    judged = life.some(through, 85)
+    judged = life.some(through, 75)
     unjudged = [essay for essay in through if essay not in judged]
     if life.chance(15):
         life.tell(lambda at, n: say.cj_failed(life.batch, at=at, number=n))
-    life.judge(judged, unjudged if life.chance(50) else ())
+    life.judge(judged, unjudged if life.chance(75) else ())
+    if life.chance(20):
+        life.judge(judged)
     life.conclude("cj_assessment", judged, unjudged)
     if life.chance(60):
         life.end(("spellcheck", "cj_assessment"))
@@ -259,14 +261,14 @@ def critical_failure(life: Life) -> None:
     if phase == "cj_assessment":
         life.tell(lambda at, n: say.cj_failed(life.batch, at=at, number=n))
     life.conclude(phase, life.some(life.essays, 30), life.some(life.essays, 30), CRITICAL)
-    if life.chance(30):
+    if life.chance(60):
         life.end([phase], CRITICAL)
 
 
 def cancelled(life: Life) -> None:
     if life.chance(50):
         life.conclude(life.dice.choice(("spellcheck", "cj_assessment")), life.some(life.essays), (), CANCELLED)
-    if life.chance(60):
+    if life.chance(90):
         life.end(life.dice.choice(([], ["spellcheck"], ["spellcheck", "cj_assessment"])), CANCELLED)
 
 
@@ -365,7 +367,7 @@ def life_of(batch: str, neighbour: str, episodes: Sequence[str], seed: int) -> l
     """A life of these episodes; most begin with the registration, some end with it, and some have none."""
     dice = Random(f"{batch} {seed}")
     life = Life(batch, neighbour, dice, essays=dice.randint(1, 4))
-    registered = dice.choice(("first",) * 7 + ("last",) * 2 + ("never",))
+    registered = dice.choice(("first",) * 6 + ("last",) * 2 + ("never",) * 2)
     if registered == "first":
         registration(life)
     for episode in episodes:
