@@ -4,6 +4,7 @@ Invariant: a server never outlives the process that started it (on Linux not eve
 signal is ever sent to a process that this module did not start.
 """
 
+import atexit
 import contextlib
 import os
 import queue
@@ -17,6 +18,7 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import cache
@@ -32,6 +34,8 @@ _LOG_TAIL_LINES = 30
 # Ports below the range from which the kernel takes the local ports of outgoing connections.
 _LOWEST_PORT = 20_000
 _DEFAULT_EPHEMERAL_START = 32_768
+_RESERVATIONS_KEPT = 100
+_reservations: deque[socket.socket] = deque()
 
 
 class ServerError(RuntimeError):
@@ -43,7 +47,7 @@ class _PortTakenError(ServerError):
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody holds at this moment.
+    """A TCP port on loopback that nobody holds, and that no other call gives out for a while, in any process.
 
     Not one of the kernel's ephemeral ports where that can be helped: while a server is down for an outage test, a
     client that keeps connecting to such a port can be given that very port as its own and meet itself.
@@ -56,22 +60,37 @@ def free_port() -> int:
     if ephemeral_start > _LOWEST_PORT + 1000:
         for _ in range(50):
             port = system_random.randrange(_LOWEST_PORT, ephemeral_start)
-            if _can_bind(port):
+            if _reserve(port) is not None:
                 return port
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port = probe.getsockname()[1]
-    return int(port)
+    any_port = _reserve(0)
+    if any_port is None:
+        raise ServerError("no TCP port on loopback is free")
+    return any_port
 
 
-def _can_bind(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
+def _reserve(port: int) -> int | None:
+    """Bind the port, or any for 0, and keep it bound; None if somebody else has it.
+
+    A server is slow to start, and until it listens the port would seem to be free. It is not disturbed: beside a socket
+    that is bound but does not listen, another that sets SO_REUSEADDR too, as servers do, may be bound.
+    """
+    reservation = socket.socket()
+    try:
+        reservation.bind((LOOPBACK, port))
+    except OSError:
+        reservation.close()
+        return None
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if len(_reservations) == _RESERVATIONS_KEPT:
+        _reservations.popleft().close()
+    _reservations.append(reservation)
+    return int(reservation.getsockname()[1])
+
+
+@atexit.register
+def _release() -> None:
+    while _reservations:
+        _reservations.pop().close()
 
 
 @contextlib.contextmanager

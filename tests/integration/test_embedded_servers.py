@@ -287,3 +287,13 @@ async def test_apache_kafka_keeps_port_and_messages_when_it_is_stopped_and_when_
             return sorted(seen) == [b"one", b"two"]
 
         await eventually(both, within=20)
+
+
+def test_a_port_is_given_out_once_and_a_server_may_listen_on_it() -> None:
+    ports = [free_port() for _ in range(50)]
+    assert len(set(ports)) == len(ports)
+    with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
+        stranger.bind(("127.0.0.1", ports[0]))
+    for host in ("127.0.0.1", "0.0.0.0"):
+        with socket.create_server((host, ports[0])) as server, socket.create_connection(("127.0.0.1", ports[0])):
+            server.accept()[0].close()
