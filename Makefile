@@ -13,7 +13,7 @@ export PDM_LOG_DIR := $(CURDIR)/.tools/log
 export PDM_IGNORE_ACTIVE_VENV := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration torture check format coverage clean
+.PHONY: help setup demo test test-unit test-integration torture bench check format coverage clean
 
 help: ## list what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -46,6 +46,10 @@ test-integration: setup ## what talks to servers
 
 torture: setup ## real faults under real traffic, the long form (ONLY="outages replays", SEED=1, ROUNDS=1)
 	$(RUN) torture $(ONLY) --seed $(or $(SEED),1) --rounds $(or $(ROUNDS),1)
+
+bench: setup ## what the service does in a second, and beside what (QUICK=1, ONLY="drain reads", BASELINE=file, JSON=file)
+	$(RUN) bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(BASELINE),--baseline $(BASELINE)) \
+		--json $(or $(JSON),bench.json)
 
 coverage: setup ## the whole suite, with branch coverage of the package
 	$(RUN) coverage

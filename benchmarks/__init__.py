@@ -1,4 +1,4 @@
-"""Measurements of the shipped service: what it does in a second, and beside what. `python -m benchmarks.reads --help`.
+"""Measurements of the shipped service: what it does in a second, and beside what. `python -m benchmarks --help`.
 
 Judges from outside: it knows of the service its command line, its settings, its tables, its topics and its HTTP API.
 """

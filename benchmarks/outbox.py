@@ -21,10 +21,11 @@ from rich.box import MARKDOWN
 from rich.table import Table
 
 from benchmarks.figures import Spread
-from benchmarks.outbox_load import Fill, KeepWaiting, LoadError, Offer, Produce, Row, Took, Worker
+from benchmarks.outbox_load import Fill, KeepWaiting, Offer, Produce, Row
 from benchmarks.read_model import ReadModel
 from benchmarks.report import Json, Terminal, spread, write_figures
 from benchmarks.stage import GROUP_ID, Stage, cpu_seconds, stage
+from benchmarks.worker import LoadError, Took, Worker
 from demo.player import Player, PlayerError
 from demo.stage import ServiceProcess
 from embedded import ServerError

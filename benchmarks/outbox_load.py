@@ -1,4 +1,4 @@
-"""Puts rows into the outbox as the service does, and the same messages on Kafka without it, from a process of its own.
+"""Orders to put rows into the outbox as the service does, and the same messages on Kafka without it.
 
 A row is a copy of one that the service wrote, under ids of its own, so that sizes, keys and headers are the real ones.
 """
@@ -6,21 +6,16 @@ A row is a copy of one that the service wrote, under ids of its own, so that siz
 import asyncio
 import json
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import count, cycle, islice
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
-from benchmarks.figures import percentile
+from benchmarks.worker import Order, Took
 
 _CONNECTIONS = 8
 _TEACHERS = 100
@@ -28,7 +23,6 @@ _SECONDS_BETWEEN_LOOKS = 0.02
 _ROWS_OF_A_TOP_UP = 100
 _MESSAGES = 2_000  # made before the time is taken, then sent in turn
 _BATCHES_NOT_WAITED_FOR = 10
-_TIMEOUT_SECONDS = 120.0
 
 # One transaction of the service: its rows in order, one notification.
 _INSERT = """
@@ -39,10 +33,6 @@ SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::json[],
 """
 _NOTIFY = "SELECT pg_notify('ras_outbox', '')"
 _WAITING = "SELECT count(*) FROM event_outbox WHERE published_at IS NULL"
-
-
-class LoadError(RuntimeError):
-    """A load could not be put on; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,33 +83,16 @@ def copies(originals: Sequence[Row], teacher: str) -> Iterator[Row]:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Took:
-    """What came of an order: rows or messages, the seconds they took, and for each the seconds it took, in order."""
-
-    rows: int
-    seconds: float
-    latencies: Sequence[float] = field(default=(), repr=False)
-
-    def percentile(self, percent: float) -> float:
-        """Of the latencies, of which there is at least one."""
-        return percentile(self.latencies, percent)
-
-
 @dataclass(frozen=True)
-class Order(ABC):
-    """Something for the process to do."""
+class OutboxOrder(Order):
+    """An order about copies of such rows."""
 
     originals: Sequence[Row]
     teacher: str
 
-    @abstractmethod
-    async def run(self) -> Took:
-        """Do it."""
-
 
 @dataclass(frozen=True)
-class Fill(Order):
+class Fill(OutboxOrder):
     """Insert so many rows, as fast as it goes. Latencies: each transaction, from its first statement to its commit."""
 
     database_url: str
@@ -139,7 +112,7 @@ class Fill(Order):
 
 
 @dataclass(frozen=True)
-class Offer(Order):
+class Offer(OutboxOrder):
     """Insert rows at a rate, several in a transaction, whatever becomes of them. Latencies as in `Fill`."""
 
     database_url: str
@@ -172,7 +145,7 @@ class Offer(Order):
 
 
 @dataclass(frozen=True)
-class KeepWaiting(Order):
+class KeepWaiting(OutboxOrder):
     """Let there be so many rows to publish for a while: as many come in as go out. Latencies as in `Fill`."""
 
     database_url: str
@@ -197,7 +170,7 @@ class KeepWaiting(Order):
 
 
 @dataclass(frozen=True)
-class Produce(Order):
+class Produce(OutboxOrder):
     """Send the messages of such rows by a bare producer that is made as the service's is, in groups of `batch`.
 
     At a rate of its own, or as fast as it goes: then the next group waits until the one before is acknowledged, or
@@ -262,45 +235,3 @@ async def _insert(connection: asyncpg.Connection, rows: Sequence[Row]) -> float:
         await connection.execute(_INSERT, *columns)
         await connection.execute(_NOTIFY)
     return time.perf_counter() - started
-
-
-class Worker:
-    """A process that carries out orders, one after another. It ends with the one that started it."""
-
-    def __enter__(self) -> Self:
-        context = get_context("spawn")
-        self._orders, orders = context.Pipe()
-        self._process = context.Process(target=_serve, args=(orders,), name="outbox load", daemon=True)
-        self._process.start()
-        orders.close()
-        return self
-
-    def put(self, order: Order) -> Took:
-        """Carry out an order; returns when that is done.
-
-        Raises:
-            LoadError: it could not be done, or not in time.
-        """
-        self._orders.send(order)
-        outcome = self._orders.recv()
-        if isinstance(outcome, Took):
-            return outcome
-        raise LoadError(outcome)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._orders.close()
-        self._process.join()
-
-
-def _serve(orders: Connection) -> None:
-    while True:
-        try:
-            order: Order = orders.recv()
-        except EOFError:
-            return
-        try:
-            orders.send(asyncio.run(asyncio.wait_for(order.run(), _TIMEOUT_SECONDS)))
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, KafkaError, OSError, TimeoutError) as error:
-            orders.send(f"{type(order).__name__}: {type(error).__name__}: {error}")

@@ -15,6 +15,7 @@ from demo.player import Player
 from demo.wire import Message
 
 _RUN = "reads"
+_RICH_ESSAYS = 2_000
 _MARK = 8  # the digits that begin a batch's id and end those of its essays
 _TIMEOUT_SECONDS = 600.0
 
@@ -49,13 +50,15 @@ class Teacher:
     essays: int
 
 
-class _FinishedBatch(Batch):
+class FinishedBatch(Batch):
     """Spell check and comparative judgment of so many essays, nothing out of the way."""
 
-    def __init__(self, number: int, essays: int) -> None:
-        super().__init__(number, seed=1, run=_RUN)
+    def __init__(self, number: int, essays: int, run: str) -> None:
+        super().__init__(number, seed=1, run=run)
         self.user_id = f"teacher-of-the-original-{number}"
-        self.spell_form = self.cj_form = "rich"
+        self.spell_form = "rich"
+        # As much as Kafka takes in one message by default.
+        self.cj_form = "rich" if essays <= _RICH_ESSAYS else "older"
         self.essays = [f"essay-{n:04}-{self.batch_id[:_MARK]}" for n in range(1, essays + 1)]
         self.alive = list(self.essays)
         self.register(("spellcheck", "cj_assessment"))
@@ -64,22 +67,26 @@ class _FinishedBatch(Batch):
         self.comparative_judgment()
         self.end("spellcheck", "cj_assessment")
 
+    def messages(self) -> list[Message]:
+        """All that is said of it, in the order of production."""
+        return [message for _, message in sorted(self.said, key=lambda said: said[0])]
+
 
 class ReadModel:
     """The read model of a service that is running."""
 
-    def __init__(self, player: Player, database_url: str) -> None:
+    def __init__(self, player: Player, database_url: str, run: str = _RUN) -> None:
         self._player = player
+        self._run = run
         self._database_url = database_url.replace("+asyncpg", "")
         self._originals = 0
         self._copies = 0
 
     def play(self, essays: int) -> Teacher:
         """Say everything about one batch of so many essays. The service takes it in by and by."""
-        batch = _FinishedBatch(self._originals, essays)
+        batch = FinishedBatch(self._originals, essays, self._run)
         self._originals += 1
-        messages: list[Message] = [message for _, message in sorted(batch.said, key=lambda said: said[0])]
-        self._player.play(messages, lambda _: None)
+        self._player.play(batch.messages(), lambda _: None)
         return Teacher(batch.user_id, [batch.batch_id], essays)
 
     def copy(self, original: Teacher, batches: int, user_id: str, *, minutes_apart: int = 0) -> Teacher:

@@ -41,17 +41,22 @@ def write_figures(file: Path, measured: Sequence[Json], packages: Sequence[str])
     """Keep the figures, and on what machine and with which packages they were taken."""
     content = {
         "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "system": platform.system(),
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages},
-        },
+        "machine": {**machine(), **{name: version(name) for name in packages}},
         "measured": measured,
     }
     rounded = json.loads(json.dumps(content), parse_float=lambda digits: round(float(digits), 4))
     file.write_text(json.dumps(rounded, indent=1) + "\n")
+
+
+def machine() -> Json:
+    """What the figures were taken on."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
 
 
 def read_figures(file: Path) -> dict[Key, Json]:

@@ -5,16 +5,21 @@ Routes see the path as it was sent, percent-encoded: decoded by Quart, %2F would
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from dishka import AsyncContainer
-from quart import Quart
+from quart import Quart, Response, request
 from quart_dishka import QuartDishka
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from result_aggregator_service.api import batches, health
+from result_aggregator_service.api.answers import BatchAnswers
+from result_aggregator_service.api.call import CORRELATION_HEADER, Call, begin, present_call
 from result_aggregator_service.api.errors import install_error_handlers, too_slow
+from result_aggregator_service.api.front import Front
 from result_aggregator_service.api.openapi import pages
-from result_aggregator_service.api.requests import install_request_hooks
+from result_aggregator_service.api.requests import UNMATCHED, Gate
+from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,26 +43,42 @@ class Lifecycle(Protocol):
 
 
 class Application(Quart):
-    """Quart with raw paths and a time limit for each request."""
+    """Quart with raw paths, a time limit for each request, and a gate that all of them pass."""
 
     def __init__(self, name: str, container: AsyncContainer) -> None:
         super().__init__(name, static_folder=None)
         self.config["MAX_CONTENT_LENGTH"] = MAX_CONTENT_LENGTH
         self.url_map.merge_slashes = False
         self._container = container
-        install_request_hooks(self, container)
+        self._gate: Gate | None = None
+        self.before_request(self._admit)
+        self.after_request(self._finish)
         install_error_handlers(self)
         QuartDishka(self, container)
 
     async def asgi_app(self, scope: "Scope", receive: "ASGIReceiveCallable", send: "ASGISendCallable") -> None:
-        """Hand Quart the path as it was sent."""
-        if scope["type"] == "http" and scope["raw_path"]:
-            scope = {**scope, "path": scope["raw_path"].decode("latin-1")}
-        await super().asgi_app(scope, receive, send)
+        """Hand Quart the path as it was sent, and the call."""
+        if scope["type"] != "http":
+            await super().asgi_app(scope, receive, send)
+            return
+        call = begin(scope)
+        if not await self.answers(call, send):
+            called = {**scope, "path": call.path, "call": call}
+            await super().asgi_app(cast("Scope", called), receive, send)
+
+    async def answers(self, call: Call, send: "ASGISendCallable") -> bool:
+        """Whether a call is answered without Quart."""
+        return False
+
+    async def gate(self) -> Gate:
+        """Made once: the container's own way takes longer than an answer from the cache may."""
+        if self._gate is None:
+            self._gate = Gate(await self._container.get(Settings), await self._container.get(Metrics))
+        return self._gate
 
     async def dispatch_request(self, request_context: "RequestContext | None" = None) -> "ResponseReturnValue":
         """Run the view function; one that outlives `API_TIMEOUT_SECONDS` is cancelled."""
-        seconds = (await self._container.get(Settings)).api_timeout_seconds
+        seconds = (await self.gate()).settings.api_timeout_seconds
         try:
             async with asyncio.timeout(seconds) as limit:
                 return await super().dispatch_request(request_context)
@@ -66,10 +87,39 @@ class Application(Quart):
                 raise too_slow(seconds) from None
             raise
 
+    async def _admit(self) -> None:
+        call = present_call()
+        if call.error is not None:
+            raise call.error
+        (await self.gate()).admit(call)
+        if (request.content_length or 0) > MAX_CONTENT_LENGTH:
+            raise RequestEntityTooLarge
+
+    async def _finish(self, response: Response) -> Response:
+        call = present_call()
+        response.headers[CORRELATION_HEADER] = call.correlation_id
+        endpoint = UNMATCHED if request.endpoint is None else request.endpoint.rpartition(".")[2]
+        (await self.gate()).finish(call, endpoint, response.status_code)
+        return response
+
+
+class Api(Application):
+    """The same, with the answers from the cache in front of Quart."""
+
+    def __init__(self, name: str, container: AsyncContainer) -> None:
+        super().__init__(name, container)
+        self._front: Front | None = None
+
+    async def answers(self, call: Call, send: "ASGISendCallable") -> bool:
+        """Whether a call is answered without Quart."""
+        if self._front is None:
+            self._front = Front(await self.gate(), await self._container.get(BatchAnswers))
+        return await self._front.answers(call, send)
+
 
 def create_app(container: AsyncContainer) -> Quart:
     """The API, health and metrics; the container stays its owner's, who closes it."""
-    app = Application("result_aggregator_service", container)
+    app = Api("result_aggregator_service", container)
     app.register_blueprint(batches.blueprint)
     app.register_blueprint(health.health)
     app.register_blueprint(health.metrics_exposition)

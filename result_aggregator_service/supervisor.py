@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from result_aggregator_service.api.health import DependencyHealth, LoopHealth
 from result_aggregator_service.heartbeat import Heartbeat
 from result_aggregator_service.observability.logging import first_line
+from result_aggregator_service.observability.loop_lag import LoopLag
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.resilience.backoff import backoff
 from result_aggregator_service.settings import Settings
@@ -60,6 +61,7 @@ class Supervisor:
         self._loops = loops
         self._database = database
         self._metrics = metrics
+        self._loop_lag = LoopLag(metrics)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
         self._migrated = asyncio.Event()
@@ -72,6 +74,9 @@ class Supervisor:
         gate = asyncio.create_task(self._wait_for_database(), name="database gate")
         gate.add_done_callback(self._gate_ended)
         self._tasks["database gate"] = gate
+        lag = asyncio.create_task(self._loop_lag.run(), name="event loop lag")
+        lag.add_done_callback(self._ended)
+        self._tasks["event loop lag"] = lag
         for name, loop in self._loops.by_name.items():
             task = asyncio.create_task(self._run(loop), name=name)
             task.add_done_callback(self._ended)
@@ -88,6 +93,7 @@ class Supervisor:
             loop.stop()
             # No more than half of what is left: one that hangs must not cost the next its time.
             await self._drain(name, max(deadline - time.monotonic(), 0.0) / 2)
+        self._tasks["event loop lag"].cancel()
         # Even a task that is cancelled may wait for a server that hangs, to roll back.
         await asyncio.wait(self._tasks.values(), timeout=_SECONDS_TO_CANCEL)
 

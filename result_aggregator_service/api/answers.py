@@ -6,10 +6,11 @@ the tag of the present state is known without making the answer.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import blake2b
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
@@ -24,12 +25,14 @@ from result_aggregator_service.api.documents import (
 )
 from result_aggregator_service.api.inputs import PageQuery, View
 from result_aggregator_service.api.presentation import REPRESENTATION, present_batch, present_summary
-from result_aggregator_service.cache.cache_manager import Answer, CacheManager, KnownTags, Unchanged
+from result_aggregator_service.cache.cache_manager import Answer, AnswerT_co, CacheManager, KnownTags, Unchanged
+from result_aggregator_service.cache.lookups import Looked
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.batch_reader import BatchReader, PageKeys, Position
 from result_aggregator_service.storage.engine import Database, ReadSession
 from result_aggregator_service.storage.projection_repository import StoredBatch
+from result_aggregator_service.storage.quick_reads import quick_snapshot
 
 USER_BATCHES_PATH = "/internal/v1/batches/user"
 #: Answers over more essays are made in a thread: it takes some 50 to 100 microseconds for each, and all other requests,
@@ -59,7 +62,7 @@ class ReadModel:
         """One moment of the database; `operation` names it in the metrics."""
         started, status = time.perf_counter(), "error"
         try:
-            async with self._database.snapshot() as session:
+            async with quick_snapshot(self._database) as session:
                 yield session
             status = "success"
         finally:
@@ -76,14 +79,43 @@ class BatchAnswers:
         self._read_model = ReadModel(database, reader, settings, metrics)
         self._cache = cache
 
-    async def batch_status(self, batch_id: str, known: KnownTags) -> Answer | Unchanged | None:
-        """The batch with its essays; None if it is unknown or nobody's yet."""
-        return await self._cache.batch_status(batch_id, known, BatchSource(self._read_model, batch_id))
+    def about_batch(self, batch_id: str, known: KnownTags) -> "Question[Answer | None]":
+        """A batch with its essays; the answer is None if it is unknown or nobody's yet."""
+        source = BatchSource(self._read_model, batch_id)
+        return Question(
+            partial(self._cache.look_for_batch, batch_id, known),
+            partial(self._cache.batch_status, batch_id, known, source),
+        )
 
-    async def user_batches(self, user_id: str, query: PageQuery, known: KnownTags) -> Answer | Unchanged:
-        """A page of the user's batches."""
+    def about_user(self, user_id: str, query: PageQuery, known: KnownTags) -> "Question[Answer]":
+        """A page of a user's batches."""
         source = PageSource(self._read_model, user_id, query)
-        return await self._cache.user_batches(user_id, source.question, known, source)
+        return Question(
+            partial(self._cache.look_for_page, user_id, source.question, known),
+            partial(self._cache.user_batches, user_id, source.question, known, source),
+        )
+
+
+class Question(Generic[AnswerT_co]):
+    """What one request asks. The cache is looked into once, however it goes on."""
+
+    def __init__(
+        self,
+        look: Callable[[], Coroutine[Any, Any, Looked]],
+        answer: Callable[[Looked | None], Coroutine[Any, Any, AnswerT_co | Answer | Unchanged]],
+    ) -> None:
+        self._look = look
+        self._answer = answer
+        self._looked: Looked | None = None
+
+    async def is_cached(self) -> bool:
+        """Whether the answer takes no more than has been found in the cache."""
+        self._looked = await self._look()
+        return self._looked.stored is not None
+
+    async def answer(self) -> AnswerT_co | Answer | Unchanged:
+        """The answer."""
+        return await self._answer(self._looked)
 
 
 class BatchSource:

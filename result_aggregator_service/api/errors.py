@@ -6,9 +6,10 @@ from urllib.parse import quote
 import orjson
 import structlog
 from pydantic import JsonValue
-from quart import Quart, Response, g, request
+from quart import Quart, Response
 from werkzeug.exceptions import HTTPException
 
+from result_aggregator_service.api.call import Call, present_call
 from result_aggregator_service.api.documents import ProblemDocument
 from result_aggregator_service.storage.errors import is_trouble
 
@@ -111,18 +112,18 @@ def install_error_handlers(app: Quart) -> None:
     """Answer every exception with a problem."""
 
     async def answer(error: Exception) -> Response:
-        problem = _problem(error)
-        g.problem = problem
-        return problem_response(problem)
+        call = present_call()
+        call.problem = _problem(error)
+        return problem_response(call.problem, call)
 
     app.register_error_handler(HTTPException, answer)
     app.register_error_handler(Exception, answer)
 
 
-def problem_response(problem: ProblemError) -> Response:
-    """The problem as a response to the present request."""
-    instance = quote(request.path, safe="/%:@!$&'()*+,;=-._~")
-    body = orjson.dumps(problem_document(problem, instance, g.correlation_id))
+def problem_response(problem: ProblemError, call: Call) -> Response:
+    """The problem as a response to a request."""
+    instance = quote(call.path, safe="/%:@!$&'()*+,;=-._~")
+    body = orjson.dumps(problem_document(problem, instance, call.correlation_id))
     headers = {"Cache-Control": "no-store", **problem.headers}
     return Response(body, problem.status, headers, content_type=PROBLEM_CONTENT_TYPE)
 

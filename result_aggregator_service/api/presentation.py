@@ -46,7 +46,7 @@ def present_batch(stored: StoredBatch, expected_phases: Sequence[Phase]) -> Batc
     """
     batch = stored.facts
     return {
-        **_summary(stored, BatchTally.of(batch), expected_phases),
+        **_summary(stored, stored.tally or BatchTally.of(batch), expected_phases),
         "essays": [_essay(essay, known) for essay, known in zip(batch.members, batch.statuses, strict=True)],
     }
 

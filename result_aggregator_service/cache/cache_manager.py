@@ -14,7 +14,7 @@ import structlog
 
 from result_aggregator_service.cache.background import Background
 from result_aggregator_service.cache.guarded_redis import GuardedRedis, RedisUnavailableError
-from result_aggregator_service.cache.lookups import ANY_TAG, ETAG_LENGTH, Lookups, Stored
+from result_aggregator_service.cache.lookups import ANY_TAG, ETAG_LENGTH, NOT_TO_BE_ASKED, Looked, Lookups, Stored
 from result_aggregator_service.cache.places import Place, forget
 from result_aggregator_service.cache.sampler import PATIENCE_SECONDS, Sampler
 from result_aggregator_service.cache.single_flight import NextFlight, SingleFlight
@@ -118,21 +118,36 @@ class Source(Protocol[AnswerT_co]):
 
 
 class CacheManager(Protocol):
-    """Answers from the cache, else from their source; and what makes the cache forget."""
+    """Answers from the cache, else from their source; and what makes the cache forget.
+
+    A reader may look into the cache first and then go on with what was `looked`, soon and once.
+    """
+
+    async def look_for_batch(self, batch_id: str, known: KnownTags) -> Looked:
+        """What the cache has of the answer about a batch."""
+        ...
 
     async def batch_status(
-        self, batch_id: str, known: KnownTags, source: Source[Answer | None]
+        self, batch_id: str, known: KnownTags, source: Source[Answer | None], looked: Looked | None = None
     ) -> Answer | Unchanged | None:
         """The answer about a batch, if there is such a batch and the client does not have the answer already."""
         ...
 
+    async def look_for_page(self, user_id: str, question: str, known: KnownTags) -> Looked:
+        """What the cache has of the answer to a question about a user's batches."""
+        ...
+
     async def user_batches(
-        self, user_id: str, question: str, known: KnownTags, source: Source[Answer]
+        self, user_id: str, question: str, known: KnownTags, source: Source[Answer], looked: Looked | None = None
     ) -> Answer | Unchanged:
         """The answer to a question about a user's batches, if the client does not have it already.
 
         Args:
+            user_id: whose batches.
             question: what is asked of them, the same for all questions that mean the same.
+            known: what the client has.
+            source: where the answer comes from if the cache does not have it.
+            looked: what the cache has, if it was looked for.
         """
         ...
 
@@ -162,14 +177,22 @@ class NoCache:
         self._redis = redis
         self._reads = _SharedReads()
 
+    async def look_for_batch(self, batch_id: str, known: KnownTags) -> Looked:
+        """Nothing."""
+        return NOT_TO_BE_ASKED
+
     async def batch_status(
-        self, batch_id: str, known: KnownTags, source: Source[Answer | None]
+        self, batch_id: str, known: KnownTags, source: Source[Answer | None], looked: Looked | None = None
     ) -> Answer | Unchanged | None:
         """What the source has now."""
         return await self._reads.read(("batch_status", batch_id), known.few(), source)
 
+    async def look_for_page(self, user_id: str, question: str, known: KnownTags) -> Looked:
+        """Nothing."""
+        return NOT_TO_BE_ASKED
+
     async def user_batches(
-        self, user_id: str, question: str, known: KnownTags, source: Source[Answer]
+        self, user_id: str, question: str, known: KnownTags, source: Source[Answer], looked: Looked | None = None
     ) -> Answer | Unchanged:
         """What the source has now."""
         return await self._reads.read(("user_batches", user_id, question), known.few(), source)
@@ -208,29 +231,45 @@ class RedisCacheManager:
         await self._refreshes.close()
         await self._sampler.close()
 
+    async def look_for_batch(self, batch_id: str, known: KnownTags) -> Looked:
+        """What the cache has of the answer about a batch."""
+        return await self._look(Place.of_batch(batch_id), known.few())
+
     async def batch_status(
-        self, batch_id: str, known: KnownTags, source: Source[Answer | None]
+        self, batch_id: str, known: KnownTags, source: Source[Answer | None], looked: Looked | None = None
     ) -> Answer | Unchanged | None:
         """The answer about a batch, if there is such a batch and the client does not have the answer already."""
-        return await self._read(Place.of_batch(batch_id), known.few(), source)
+        return await self._read(Place.of_batch(batch_id), known.few(), source, looked)
+
+    async def look_for_page(self, user_id: str, question: str, known: KnownTags) -> Looked:
+        """What the cache has of the answer to a question about a user's batches."""
+        return await self._look(Place.of_page(user_id, question), known.few())
 
     async def user_batches(
-        self, user_id: str, question: str, known: KnownTags, source: Source[Answer]
+        self, user_id: str, question: str, known: KnownTags, source: Source[Answer], looked: Looked | None = None
     ) -> Answer | Unchanged:
         """The answer to a question about a user's batches, if the client does not have it already."""
-        return await self._read(Place.of_page(user_id, question), known.few(), source)
+        return await self._read(Place.of_page(user_id, question), known.few(), source, looked)
 
     async def invalidate(self, batch_ids: Collection[str], user_ids: Collection[str]) -> bool:
         """Forget all answers about these batches and users. False: not all are forgotten, try again."""
         return await forget(self._redis, batch_ids, user_ids)
 
-    async def _read(self, place: Place, known: KnownTags, source: Source[AnswerT]) -> AnswerT | Answer | Unchanged:
+    async def _look(self, place: Place, known: KnownTags) -> Looked:
         try:
-            token, stored = await self._lookups.look(place.token, place.key, known.words())
+            return await self._lookups.look(place.token, place.key, known.words())
         except RedisUnavailableError:
+            return NOT_TO_BE_ASKED
+
+    async def _read(
+        self, place: Place, known: KnownTags, source: Source[AnswerT], looked: Looked | None
+    ) -> AnswerT | Answer | Unchanged:
+        looked = looked or await self._look(place, known)
+        if looked is NOT_TO_BE_ASKED:
             # Without a token nobody may join what has begun: an invalidation could have come in between.
             self._metrics.cache_misses.labels(place.cache_type).inc()
             return await self._reads.read(place, known, source)
+        token, stored = looked
         if stored is not None:
             self._metrics.cache_hits.labels(place.cache_type).inc()
             if stored.milliseconds_left < 1000 * self._ttl_seconds * LAST_PART:

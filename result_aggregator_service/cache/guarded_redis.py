@@ -23,7 +23,7 @@ SECONDS_OPEN = 5.0
 
 #: Turns of the event loop that a call has once its time is over.
 _LAST_TURNS = 20
-#: The client's own limits, where something goes past the guard.
+#: The client's own limit for getting a connection.
 _CLIENT_TIMEOUT_SECONDS = 2.0
 
 T = TypeVar("T")
@@ -35,10 +35,11 @@ class RedisUnavailableError(Exception):
 
 
 def create_redis_client(settings: Settings) -> Redis:
-    """A client for `GuardedRedis`, which bounds its calls more tightly than it does by itself."""
+    """A client for `GuardedRedis`, which bounds its calls. It does not do so by itself, once it is connected."""
     options: dict[str, object] = {
         "protocol": 2,
-        "socket_timeout": _CLIENT_TIMEOUT_SECONDS,
+        # The guard's limit is for the whole call; one for each write and read besides costs more than they do.
+        "socket_timeout": None,
         "socket_connect_timeout": _CLIENT_TIMEOUT_SECONDS,
         # Once more, at once: a pooled connection may have died with the server's last process.
         "retry": Retry(NoBackoff(), 1),

@@ -7,15 +7,17 @@ to whoever the partitions were given to. However long that takes, the member sta
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from result_aggregator_service.consumer.group_lag import Standing
+from result_aggregator_service.consumer.intake import Intake
 from result_aggregator_service.consumer.poll_handler import PollHandler
 from result_aggregator_service.consumer.stopping import stop_consumer
 from result_aggregator_service.consumer.topics_setup import create_missing_topics
@@ -23,19 +25,27 @@ from result_aggregator_service.contracts.topics import CONSUMED
 from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.heartbeat import Heartbeat
 from result_aggregator_service.observability.metrics import Metrics
-from result_aggregator_service.projection.projector import KafkaRecord
+from result_aggregator_service.projection.projector import KafkaRecord, Poll
 from result_aggregator_service.resilience.backoff import backoff
 from result_aggregator_service.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
-_POLL_TIMEOUT_MS = 500
-FETCH_BYTES_PER_PARTITION = 1024 * 1024
+_FETCH_MAX_WAIT_MS = 500
+FETCH_BYTES_PER_PARTITION = 512 * 1024
 _SECONDS_TO_FINISH_A_POLL = 15.0
 _SECONDS_TO_COMMIT = 5.0
 _SECONDS_TO_JOIN = 90.0  # other members may take their time to let go; still less than makes a wedged loop
 
-Records = Mapping[TopicPartition, Sequence[KafkaRecord]]
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A poll that was taken and decoded; under which generation of the assignment, and when (monotonic seconds)."""
+
+    records: Sequence[KafkaRecord]
+    poll: Poll
+    generation: int
+    at: float
 
 
 class AbandonedError(Exception):
@@ -54,6 +64,8 @@ class Consumer:
         self._idle.set()
         self._generation = 0
         self._revoking = False
+        self._intake = Intake(settings.kafka_max_poll_records)
+        self._ahead: asyncio.Task[_Taken] | None = None
         self._handled: dict[TopicPartition, int] = {}
         self._member: AIOKafkaConsumer | None = None
         self._saturated = False
@@ -75,7 +87,8 @@ class Consumer:
             self.heartbeat.has_work({})
             return
         # With no poll at hand, what lies between commit and position is no message: the end of a transaction, say.
-        positions = assignment.all_consumed_offsets() if self._idle.is_set() else {}
+        is_idle = self._idle.is_set() and self._ahead is None and not self._intake
+        positions = assignment.all_consumed_offsets() if is_idle else {}
         reached = {partition: position.offset for partition, position in positions.items()}
         behind = {
             partition: standings[partition]
@@ -124,7 +137,7 @@ class Consumer:
             max_poll_interval_ms=settings.kafka_max_poll_interval_ms,
             rebalance_timeout_ms=max(settings.kafka_session_timeout_ms, 60_000),
             max_partition_fetch_bytes=FETCH_BYTES_PER_PARTITION,
-            fetch_max_wait_ms=_POLL_TIMEOUT_MS,
+            fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
             metadata_max_age_ms=30_000,
         )
         consumer.subscribe(sorted(CONSUMED), listener=_Rebalances(self, consumer, settings.kafka_group_instance_id))
@@ -140,38 +153,62 @@ class Consumer:
             await stop_consumer(consumer)
 
     async def _poll_until_stopped(self, consumer: AIOKafkaConsumer) -> None:
-        while not self._stopping.is_set():
-            self.heartbeat.beat("polling")
-            # In a rebalance that does not end, because the broker is gone say, aiokafka waits without end.
-            async with asyncio.timeout(_SECONDS_TO_JOIN):
-                records: Records = await consumer.getmany(
-                    timeout_ms=_POLL_TIMEOUT_MS, max_records=self._settings.kafka_max_poll_records
-                )
-            if records:
-                self._idle.clear()
-                generation = self._generation
-                try:
-                    await self._handle(consumer, records, generation)
-                    self._saturated = sum(map(len, records.values())) >= self._settings.kafka_max_poll_records
-                except AbandonedError as reason:
-                    self._metrics.consumer_errors.inc()
-                    _log.warning("poll_abandoned", reason=str(reason))
-                    self._rewind(consumer, records, generation)
-                finally:
-                    self._idle.set()
-            await self._note_lag(consumer)
+        try:
+            while not self._stopping.is_set():
+                self.heartbeat.beat("polling")
+                taken = await (self._ahead or self._take(consumer))
+                self._ahead = None
+                if taken.records and not self._revoking and taken.generation == self._generation:
+                    await self._handle_taken(consumer, taken)
+                await self._note_lag(consumer)
+        finally:
+            await self._take_no_more()
 
-    async def _handle(self, consumer: AIOKafkaConsumer, records: Records, generation: int) -> None:
+    async def _take(self, consumer: AIOKafkaConsumer) -> _Taken:
+        # In a rebalance that does not end, because the broker is gone say, aiokafka waits without end.
+        async with asyncio.timeout(_SECONDS_TO_JOIN):
+            records = await self._intake.take(consumer)
+        generation, at = self._generation, time.monotonic()
+        return _Taken(records, await self._handler.decode(records), generation, at)
+
+    async def _take_no_more(self) -> None:
+        """Give up the poll that is being taken ahead."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _handle_taken(self, consumer: AIOKafkaConsumer, taken: _Taken) -> None:
+        is_full = len(taken.records) >= self._settings.kafka_max_poll_records
+        self._idle.clear()
+        if is_full:
+            # The next one is decoded while the database works. Where there is no backlog it is rather taken late: then
+            # it holds all that has come meanwhile.
+            self._ahead = asyncio.create_task(self._take(consumer))
+        try:
+            await self._handle(consumer, taken)
+            self._saturated = is_full
+        except AbandonedError as reason:
+            self._metrics.consumer_errors.inc()
+            _log.warning("poll_abandoned", reason=str(reason))
+            await self._take_no_more()
+            self._rewind(consumer)
+        finally:
+            self._idle.set()
+
+    async def _handle(self, consumer: AIOKafkaConsumer, taken: _Taken) -> None:
         """Have a poll handled, then commit its offsets.
 
         Raises:
             AbandonedError: the partitions are another's now, or the service stops.
         """
-        wait = partial(self._wait_for_postgresql, generation)
-        with self._metrics.message_processing_duration.time():
-            async with self._showing_life(consumer, generation):
-                handled = await self._handler.handle(chain.from_iterable(records.values()), wait)
-                await self._commit(consumer, records, generation)
+        wait = partial(self._wait_for_postgresql, taken.generation)
+        try:
+            async with self._showing_life(consumer, taken.generation):
+                handled = await self._handler.handle_poll(taken.poll, wait)
+                await self._commit(consumer, taken)
+        finally:
+            self._metrics.message_processing_duration.observe(time.monotonic() - taken.at)
         _log.info("poll_projected", folded=handled.folded, duplicates=handled.duplicates, quarantined=len(handled.bad))
 
     async def _wait_for_postgresql(self, generation: int, seconds: float) -> None:
@@ -209,12 +246,12 @@ class Consumer:
         if self._revoking or generation != self._generation:
             raise AbandonedError("the group was rebalanced")
 
-    async def _commit(self, consumer: AIOKafkaConsumer, records: Records, generation: int) -> None:
+    async def _commit(self, consumer: AIOKafkaConsumer, taken: _Taken) -> None:
         """Commit exactly what was handled."""
-        offsets = {partition: batch[-1].offset + 1 for partition, batch in records.items()}
+        offsets = {TopicPartition(record.topic, record.partition): record.offset + 1 for record in taken.records}
         waits = backoff(0.1, 5.0)
         while True:
-            if generation != self._generation:
+            if taken.generation != self._generation:
                 raise AbandonedError("the group was rebalanced")
             try:
                 # While no broker answers, aiokafka looks for the group's coordinator without end.
@@ -235,18 +272,20 @@ class Consumer:
                 self._handled |= offsets
                 return
 
-    def _rewind(self, consumer: AIOKafkaConsumer, records: Records, generation: int) -> None:
-        """Where the group has not taken the partitions away, poll what was abandoned again."""
-        if generation == self._generation:
-            for partition in consumer.assignment() & records.keys():
-                consumer.seek(partition, records[partition][0].offset)
+    def _rewind(self, consumer: AIOKafkaConsumer) -> None:
+        """Where the group has not taken the partitions away, read again all that was read and not handled."""
+        for partition in consumer.assignment() & self._intake.begun.keys():
+            consumer.seek(partition, self._handled.get(partition, self._intake.begun[partition]))
+        self._intake.forget()
 
     async def _note_lag(self, consumer: AIOKafkaConsumer) -> None:
         for partition in consumer.assignment():
             try:
                 highwater = consumer.highwater(partition)
                 if highwater is not None:
-                    handled = self._handled.get(partition) or await consumer.position(partition)
+                    handled = self._handled.get(partition, self._intake.begun.get(partition))
+                    if handled is None:
+                        handled = await consumer.position(partition)
                     lag = self._metrics.consumer_lag.labels(partition.topic, str(partition.partition))
                     lag.set(max(highwater - handled, 0))
             except (IllegalStateError, AssertionError):
@@ -265,6 +304,7 @@ class Consumer:
 
     def _forget_assignment(self) -> None:
         self._generation += 1
+        self._intake.forget()
         self._handled.clear()
         self.heartbeat.has_work({})
         self._metrics.consumer_lag.clear()

@@ -76,16 +76,18 @@ class PollHandler:
         self._raise_on_deserialization_error = raise_on_deserialization_error
 
     async def handle(self, records: Iterable[KafkaRecord], wait: Wait, *, again: bool = False) -> Handled:
-        """Project a poll and make it fresh for readers; `again`: also what has been folded before.
-
-        A part whose content is refused is halved, until the message to blame stands alone and goes to quarantine.
+        """Decode records, then handle them as a poll (`handle_poll`).
 
         Raises:
             InvalidMessageError: a message is bad, and RAISE_ON_DESERIALIZATION_ERROR is set.
         """
-        failpoint(Failpoint.POLL_DECODE_BEFORE)
-        poll = await self._decode(records)
-        failpoint(Failpoint.POLL_DECODE_AFTER)
+        return await self.handle_poll(await self.decode(records), wait, again=again)
+
+    async def handle_poll(self, poll: Poll, wait: Wait, *, again: bool = False) -> Handled:
+        """Project a poll and make it fresh for readers; `again`: also what has been folded before.
+
+        A part whose content is refused is halved, until the message to blame stands alone and goes to quarantine.
+        """
         self._metrics.poll_records.observe(len(poll))
         handled = Handled()
         parts = deque([poll])
@@ -110,8 +112,13 @@ class PollHandler:
             handled.bad += part.bad
         return handled
 
-    async def _decode(self, records: Iterable[KafkaRecord]) -> Poll:
-        """Decode a poll, in slices between which the loop can answer requests."""
+    async def decode(self, records: Iterable[KafkaRecord]) -> Poll:
+        """Decode a poll, in slices between which the loop can answer requests.
+
+        Raises:
+            InvalidMessageError: a message is bad, and RAISE_ON_DESERIALIZATION_ERROR is set.
+        """
+        failpoint(Failpoint.POLL_DECODE_BEFORE)
         messages: list[Message] = []
         bad: list[BadMessage] = []
         for number, record in enumerate(records, start=1):
@@ -123,6 +130,7 @@ class PollHandler:
                 bad.append(bad_message(record, invalid.reason, invalid.detail))
             if number % _DECODE_SLICE == 0:
                 await asyncio.sleep(0)
+        failpoint(Failpoint.POLL_DECODE_AFTER)
         return Poll(messages, bad)
 
     async def retried(self, wait: Wait, operation: str, work: Callable[[], Awaitable[Done]]) -> Done:

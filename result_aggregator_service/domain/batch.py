@@ -80,11 +80,27 @@ class BatchFacts:
     outcomes: Mapping[Phase, PhaseOutcome] = field(default_factory=dict)
     pipeline_ends: Sequence[PipelineEnd] = ()
     essays: Mapping[str, EssayFacts] = field(default_factory=dict)
-    has_results: bool = False  # known beforehand, where the essays are not loaded
+    # known beforehand, where the essays are not loaded
+    has_results: bool = False
+    counted_awaited: frozenset[Phase] | None = None
+    counted_failed: frozenset[Phase] | None = None
 
-    def with_(self, *, has_results: bool, grace_horizon: Clock | None) -> "BatchFacts":
+    def with_(
+        self,
+        *,
+        has_results: bool,
+        grace_horizon: Clock | None,
+        awaited: frozenset[Phase] | None = None,
+        failed: frozenset[Phase] | None = None,
+    ) -> "BatchFacts":
         """The same facts, with these known besides."""
-        return replace(self, has_results=has_results, grace_horizon=grace_horizon)
+        return replace(
+            self,
+            has_results=has_results,
+            grace_horizon=grace_horizon,
+            counted_awaited=awaited,
+            counted_failed=failed,
+        )
 
     @cached_property
     def members(self) -> list[EssayFacts]:
@@ -101,6 +117,33 @@ class BatchFacts:
             {phase: status for phase in Phase if (status := essay_status(self, essay, phase)) is not None}
             for essay in self.members
         ]
+
+    @cached_property
+    def awaited(self) -> frozenset[Phase]:
+        """The phases whose outcome lists a member as processed that has no result of its own.
+
+        One that is in another batch now is not waited for: its result would bring nobody to look at this one.
+        """
+        if self.counted_awaited is not None:
+            return self.counted_awaited
+        return frozenset(
+            phase
+            for phase, outcome in self.outcomes.items()
+            if phase is not Phase.STUDENT_MATCHING
+            and any(e.result(phase) is None and e.essay_id in outcome.processed_essay_ids for e in self.members)
+        )
+
+    @cached_property
+    def failed(self) -> frozenset[Phase]:
+        """The phases that a member failed in."""
+        if self.counted_failed is not None:
+            return self.counted_failed
+        return frozenset(
+            phase
+            for statuses in self.statuses
+            for phase, known in statuses.items()
+            if known.status is ProcessingStage.FAILED
+        )
 
     def last_end(self) -> PipelineEnd | None:
         """The end of the last pipeline, by clock."""
@@ -204,17 +247,6 @@ def _outcome_error(outcome: PhaseOutcome) -> ErrorDetail:
     }
 
 
-def may_be_finished(batch: BatchFacts, expected_phases: Sequence[Phase]) -> bool:
-    """Whether it is worth while to look at the essays: False is certain, True is not. Needs no essays."""
-    matter = phases_that_matter(batch, expected_phases)
-    return (
-        batch.ruling_end() is not None
-        or (batch.grace_horizon is not None and batch.grace_horizon == batch.horizon())
-        or earliest_critical_outcome(batch, matter) is not None
-        or all(phase in batch.outcomes for phase in matter)
-    )
-
-
 def finished_by(batch: BatchFacts, expected_phases: Sequence[Phase]) -> FinishedBy | None:
     """What finished the batch, the strongest reason first; None while it is not."""
     matter = phases_that_matter(batch, expected_phases)
@@ -244,23 +276,12 @@ def earliest_critical_outcome(batch: BatchFacts, matter: Collection[Phase]) -> P
 
 
 def outcomes_and_results_are_in(batch: BatchFacts, matter: Collection[Phase]) -> bool:
-    """Whether each phase that matters has its outcome, and every member listed there as processed its own result.
-
-    A listed essay that is in another batch now is not waited for: its result would bring nobody to look at this one.
-    """
-    if not all(phase in batch.outcomes for phase in matter):
-        return False
-    return all(
-        essay.result(phase) is not None
-        for phase in matter
-        if phase is not Phase.STUDENT_MATCHING
-        for essay in batch.members
-        if essay.essay_id in batch.outcomes[phase].processed_essay_ids
-    )
+    """Whether each phase that matters has its outcome, and every member listed there as processed its own result."""
+    return all(phase in batch.outcomes for phase in matter) and batch.awaited.isdisjoint(matter)
 
 
 def overall_status(batch: BatchFacts, expected_phases: Sequence[Phase]) -> BatchStatus:
-    """The batch's status. Needs the essays only where `may_be_finished` says so; else `has_results` will do."""
+    """The batch's status."""
     if finished_by(batch, expected_phases) is not None:
         return _final_status(batch, expected_phases)
     begun = (
@@ -283,14 +304,9 @@ def _final_status(batch: BatchFacts, expected_phases: Sequence[Phase]) -> BatchS
         phase in batch.outcomes and batch.outcomes[phase].status is BatchStatus.COMPLETED_WITH_FAILURES
         for phase in matter
     )
-    if outcome_failed or any(_has_failed(batch, essay, phase) for essay in batch.members for phase in matter):
+    if outcome_failed or not batch.failed.isdisjoint(matter):
         return BatchStatus.COMPLETED_WITH_FAILURES
     return BatchStatus.COMPLETED_SUCCESSFULLY
-
-
-def _has_failed(batch: BatchFacts, essay: EssayFacts, phase: Phase) -> bool:
-    status = essay_status(batch, essay, phase)
-    return status is not None and status.status is ProcessingStage.FAILED
 
 
 def current_phase(batch: BatchFacts, status: BatchStatus, expected_phases: Sequence[Phase]) -> Phase | None:

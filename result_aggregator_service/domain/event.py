@@ -15,7 +15,7 @@ class Clock(NamedTuple):
     event_id: UUID
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
     """One consumed message: its clock, where it came from and what it says."""
 

@@ -1,11 +1,14 @@
 """Facets: the facts that messages state, each replaced as a whole by a message with a later clock.
 
 An essay facet's clock stands in the columns `{prefix}_at` and `{prefix}_event_id` of `essay_results`, its other fields
-in `{prefix}_{field}`; a batch facet's in `batch_results`, a registration's fields there without prefix.
+in `{prefix}_{field}`; a batch facet's in `batch_results`, a registration's fields there without prefix. Nobody
+changes a facet once it is made; but with `frozen=True` making one takes three times as long, and an event makes four.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
+from operator import attrgetter
 from typing import Any, ClassVar, Protocol, Self, TypedDict, TypeVar
 from uuid import UUID
 
@@ -33,7 +36,7 @@ class Columns(Protocol):
     def __getitem__(self, name: str, /) -> Any: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Facet:
     """A fact with the clock of the message that stated it."""
 
@@ -53,11 +56,17 @@ class Facet:
         """The columns that hold the facet: the clock's two, then one for each field."""
         return (f"{cls.PREFIX}_at", f"{cls.PREFIX}_event_id", *cls.value_columns().values())
 
+    @classmethod
+    @cache
+    def _shape(cls) -> tuple[tuple[str, ...], Callable[["Facet"], tuple[Any, ...]]]:
+        """The columns, and what gets the clock and the values in their order."""
+        return cls.columns(), attrgetter("clock", *cls.value_columns())
+
     def to_row(self) -> dict[str, Any]:
         """The facet as column values."""
-        row: dict[str, Any] = {column: getattr(self, name) for name, column in self.value_columns().items()}
-        row[f"{self.PREFIX}_at"], row[f"{self.PREFIX}_event_id"] = self.clock
-        return row
+        columns, get = self._shape()
+        clock, *values = get(self)
+        return dict(zip(columns, (*clock, *values), strict=True))
 
     @classmethod
     def from_row(cls, row: Columns) -> Self | None:
@@ -82,7 +91,7 @@ def later(known: AnyFacet | None, heard: AnyFacet) -> AnyFacet:
 # --- of a batch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Registration(Facet):
     """Who owns the batch and what is expected of it."""
 
@@ -98,7 +107,7 @@ class Registration(Facet):
     requested_pipelines: list[str] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Assignment(Facet):
     """The assignment that the batch answers."""
 
@@ -106,7 +115,7 @@ class Assignment(Facet):
     id: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CJVerdict(Facet):
     """The CJ service's last word on the batch: a failure with its error, or (None) a completion."""
 
@@ -114,7 +123,7 @@ class CJVerdict(Facet):
     error: ErrorDetail | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PhaseOutcome:
     """A phase's end for the whole batch, one for each batch and phase."""
 
@@ -129,7 +138,7 @@ class PhaseOutcome:
     traceparent: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PipelineEnd:
     """A pipeline's end; each is a fact of its own, under its event id."""
 
@@ -144,7 +153,7 @@ class PipelineEnd:
     traceparent: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RankedEssayFact:
     """One line of an assessment."""
 
@@ -156,7 +165,7 @@ class RankedEssayFact:
     confidence_label: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Assessment:
     """A CJ job's rankings, as a message of one of the two forms told them; each is a fact of its own, like an end.
 
@@ -175,7 +184,7 @@ class Assessment:
 # --- of an essay
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Placement(Facet):
     """The batch that a slot, an outcome or a result put the essay into."""
 
@@ -183,7 +192,7 @@ class Placement(Facet):
     batch_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Listing(Facet):
     """The batch whose registration lists the essay; the clock is the registration's."""
 
@@ -191,7 +200,7 @@ class Listing(Facet):
     batch_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EssayFile(Facet):
     """Where the essay came from."""
 
@@ -201,7 +210,7 @@ class EssayFile(Facet):
     name: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SpellcheckResult(Facet):
     """What both forms of a spell check message carry."""
 
@@ -212,7 +221,7 @@ class SpellcheckResult(Facet):
     error: ErrorDetail | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SpellcheckMetrics(Facet):
     """What only the richer form of a spell check message carries."""
 
@@ -220,7 +229,7 @@ class SpellcheckMetrics(Facet):
     values: dict[str, JsonValue] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CJResult(Facet):
     """Rank and score, or a failure."""
 
@@ -231,7 +240,7 @@ class CJResult(Facet):
     error: ErrorDetail | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CJGrades(Facet):
     """What only the rich form of an assessment carries."""
 
@@ -243,7 +252,7 @@ class CJGrades(Facet):
     comparison_count: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NlpResult(Facet):
     """Text metrics; the error rate counts grammatical errors for each hundred words."""
 
@@ -255,7 +264,7 @@ class NlpResult(Facet):
     metrics: dict[str, JsonValue]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AIFeedbackResult(Facet):
     """Feedback, or why there is none."""
 

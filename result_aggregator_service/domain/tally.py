@@ -30,7 +30,8 @@ class BatchTally:
 
     `stages` says how many stand in each combination of stages: a letter for each phase, in the order of `Phase`, `c`
     for completed, `f` for failed and `-` while nothing is known. The times are those of the members' own results by
-    phase, of the earliest result of any kind, and of the latest message about any member.
+    phase, of the earliest result of any kind, and of the latest message about any member. `awaited` are
+    the phases whose outcome lists a member as processed that has no result of its own.
     """
 
     stages: Mapping[str, int]
@@ -38,6 +39,7 @@ class BatchTally:
     last_result_at: Mapping[Phase, datetime]
     started_at: datetime | None
     heard_at: datetime | None
+    awaited: frozenset[Phase] = frozenset()
 
     @classmethod
     def of(cls, batch: BatchFacts) -> "BatchTally":
@@ -57,6 +59,7 @@ class BatchTally:
             {phase: max(times) for phase, times in results.items()},
             min((essay.started_at for essay in batch.members if essay.started_at is not None), default=None),
             max((essay.heard_at for essay in batch.members), default=None),
+            batch.awaited,
         )
 
     def counts(self, matter: Collection[Phase]) -> EssayCounts:
@@ -73,6 +76,10 @@ class BatchTally:
     def counts_in(self, phase: Phase) -> EssayCounts:
         """Essays completed and essays failed in one phase."""
         return self.counts([phase])
+
+    def failed(self) -> frozenset[Phase]:
+        """The phases that a member failed in."""
+        return frozenset(phase for phase, place in _PLACES.items() if any(s[place] == "f" for s in self.stages))
 
     def failed_results(self) -> int:
         """Pairs of an essay and a phase that it failed in."""

@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_LAG = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 
 
 class Metrics:
@@ -147,4 +148,13 @@ class Metrics:
         )
         self.task_deaths = Counter(
             "ras_background_task_deaths", "Background tasks that died.", ["task"], registry=registry
+        )
+        self.event_loop_lag = Histogram(
+            "ras_event_loop_lag_seconds",
+            "How late the event loop came to what was due.",
+            buckets=_LAG,
+            registry=registry,
+        )
+        self.event_loop_lag_max = Gauge(
+            "ras_event_loop_lag_max_seconds", "The longest of these lags since the last scrape.", registry=registry
         )

@@ -18,7 +18,6 @@ from result_aggregator_service.domain.batch import (
     BatchFacts,
     FinishedBy,
     finished_by,
-    may_be_finished,
     overall_status,
 )
 from result_aggregator_service.failpoints import Failpoint, failpoint
@@ -66,25 +65,22 @@ class Completion:
         """
         stored = await self._repository.load(session, touched.batch_ids)
         assessments = await self._repository.unannounced_assessments(session, touched.batch_ids)
-        waiting = {assessment.batch_id for assessment in assessments}
         tallies = await tallies_of(session, touched.batch_ids)
-        needing_essays = [
-            batch.facts
-            for batch_id, batch in stored.items()
-            if batch_id in grant_grace_to
-            or may_be_finished(batch.facts, self._expected)
-            or (batch_id in waiting and batch.facts.registration is not None)
-        ]
-        loaded = await self._repository.load_essays(session, needing_essays) if needing_essays else {}
+        # Which essays are its students' matters only to rankings that do not say so themselves.
+        ranked = {a.batch_id for a in assessments if not a.graded and stored[a.batch_id].facts.registration is not None}
+        with_members = await self._repository.load_members(session, [stored[batch_id].facts for batch_id in ranked])
         caught_up_seconds = await self._repository.caught_up_seconds(session)
         failpoint(Failpoint.STATEMENTS_LOAD_AFTER)
 
         judgements: list[Judgement] = []
         results: list[_Results] = []
         for batch_id, before in stored.items():
-            batch = loaded.get(batch_id, before.facts).with_(
-                has_results=tallies[batch_id].started_at is not None,
+            tally = tallies[batch_id]
+            batch = before.facts.with_(
+                has_results=tally.started_at is not None,
                 grace_horizon=before.facts.horizon() if batch_id in grant_grace_to else before.facts.grace_horizon,
+                awaited=tally.awaited,
+                failed=tally.failed(),
             )
             if batch.registration is not None:
                 touched.user_ids.add(batch.registration.user_id)
@@ -103,7 +99,7 @@ class Completion:
 
         outgoing = await self._not_announced_otherwise(session, results)
         for assessment in assessments:
-            batch = loaded.get(assessment.batch_id, stored[assessment.batch_id].facts)
+            batch = with_members.get(assessment.batch_id, stored[assessment.batch_id].facts)
             announcement = assessment_announcement(batch, assessment, self._service_name)
             if announcement is not None and all(announcement.event_id != other.event_id for other, _ in outgoing):
                 outgoing.append((announcement, _class_of(batch)))

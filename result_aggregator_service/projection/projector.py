@@ -3,21 +3,24 @@
 Invariant: when `project` returns, everything in the poll is durable, or is known to have been before.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from result_aggregator_service.contracts.enums import Phase
 from result_aggregator_service.domain.event import Event
-from result_aggregator_service.domain.fold import fold, results_by_phase
+from result_aggregator_service.domain.fold import Facts, fold, results_by_phase
 from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.projection.completion import Completion
 from result_aggregator_service.storage.engine import Database, WriteSession
 from result_aggregator_service.storage.inbox import Inbox, InboxEntry
 from result_aggregator_service.storage.projection_repository import ProjectionRepository, Touched
 from result_aggregator_service.storage.quarantine import BadMessage, Quarantine
+
+_FOLD_SLICE = 100
 
 
 class SeenMarks(Protocol):
@@ -49,8 +52,7 @@ class KafkaRecord(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A decoded message and the record it was read from."""
 
     event: Event
@@ -95,6 +97,15 @@ class Projected:
     duplicates: list[Event] = field(default_factory=list)
     touched: Touched = field(default_factory=Touched)
     results: Counter[Phase] = field(default_factory=Counter)
+
+
+async def _folded(events: Sequence[Event]) -> Facts:
+    """Fold events, in slices between which the loop can answer requests."""
+    facts = Facts()
+    for start in range(0, len(events), _FOLD_SLICE):
+        fold(events[start : start + _FOLD_SLICE], facts)
+        await asyncio.sleep(0)
+    return facts
 
 
 class Projector:
@@ -165,7 +176,7 @@ class Projector:
             else:
                 projected.duplicates.append(message.event)
         if projected.folded:
-            facts = fold(projected.folded)
+            facts = await _folded(projected.folded)
             projected.results = results_by_phase(facts)
             projected.touched = await self._repository.store(session, facts)
             await self._completion.settle(session, projected.touched)

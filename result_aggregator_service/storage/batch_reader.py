@@ -6,9 +6,11 @@ All of the session's one snapshot. A batch that nobody has registered has no own
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Text, any_, func, literal, select, tuple_
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Select, Text, any_, bindparam, func, select, tuple_
 
 from result_aggregator_service.contracts.enums import BatchStatus
 from result_aggregator_service.storage.engine import ReadSession
@@ -18,6 +20,31 @@ from result_aggregator_service.storage.tallies import tallies_of
 
 _TEXTS = ARRAY(Text())
 _POSITION = (batch_results.c.created_at, batch_results.c.batch_id)
+_VERSION = select(batch_results.c.version).where(
+    batch_results.c.batch_id == bindparam("batch_id"), batch_results.c.registration_at.isnot(None)
+)
+
+
+@cache
+def _count(of_statuses: bool) -> Select[int]:
+    return select(func.count()).select_from(batch_results).where(_mine(of_statuses))
+
+
+@cache
+def _newest(of_statuses: bool, behind: bool) -> Select[str, datetime, UUID]:
+    """A user's batches, newest first, perhaps only of some statuses, or behind a position."""
+    found = select(batch_results.c.batch_id, batch_results.c.created_at, batch_results.c.version)
+    found = found.where(_mine(of_statuses)).order_by(*(column.desc() for column in _POSITION))
+    if behind:
+        found = found.where(tuple_(*_POSITION) < tuple_(*(bindparam(c.name, type_=c.type) for c in _POSITION)))
+    return found.limit(bindparam("limit", type_=BigInteger())).offset(bindparam("offset", type_=BigInteger()))
+
+
+def _mine(of_statuses: bool) -> ColumnElement[bool]:
+    mine = batch_results.c.user_id == bindparam("user_id")
+    if of_statuses:
+        mine &= batch_results.c.overall_status == any_(bindparam("statuses", type_=_TEXTS))
+    return mine
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +81,8 @@ class BatchReader:
 
     async def version(self, session: ReadSession, batch_id: str) -> UUID | None:
         """The version of a registered batch's answer; None if there is no batch of this id."""
-        query = select(batch_results.c.version).where(
-            batch_results.c.batch_id == batch_id, batch_results.c.registration_at.isnot(None)
-        )
-        return (await session.scalars(query)).one_or_none()
+        version: UUID | None = (await session.scalars(_VERSION, {"batch_id": batch_id})).one_or_none()
+        return version
 
     async def batch(self, session: ReadSession, batch_id: str) -> StoredBatch | None:
         """A registered batch with its essays; None if there is none of this id."""
@@ -66,6 +91,8 @@ class BatchReader:
     async def batches(self, session: ReadSession, batch_ids: Sequence[str]) -> list[StoredBatch]:
         """Some registered batches with their essays, in this order; those that are not there are left out."""
         found = await self._registered(session, batch_ids, lists=True)
+        if not found:
+            return []
         complete = await self._repository.load_essays(session, [stored.facts for stored in found])
         return [replace(stored, facts=complete[stored.facts.batch_id]) for stored in found]
 
@@ -101,24 +128,19 @@ class BatchReader:
             offset: pass over so many, and count the whole list; its cost grows with the offset.
             after: begin behind this position, whether a batch still stands there or not; costs the same everywhere.
         """
-        mine = batch_results.c.user_id == user_id
+        mine: dict[str, Any] = {"user_id": user_id}
         if statuses is not None:
-            mine &= batch_results.c.overall_status == any_(literal(sorted(statuses), type_=_TEXTS))
+            mine["statuses"] = sorted(statuses)
         total = None
         if offset is not None:
-            total = (await session.scalars(select(func.count()).select_from(batch_results).where(mine))).one()
+            total = (await session.scalars(_count(statuses is not None), mine)).one()
             if offset >= total:
                 return PageKeys([], total, more=False)
+        place: dict[str, Any] = {"limit": limit + 1, "offset": offset or 0}
         if after is not None:
-            mine &= tuple_(*_POSITION) < (after.created_at, after.batch_id)
-        newest = (
-            select(batch_results.c.batch_id, batch_results.c.created_at, batch_results.c.version)
-            .where(mine)
-            .order_by(*(column.desc() for column in _POSITION))
-            .limit(limit + 1)
-            .offset(offset)
-        )
-        keys = [BatchKey(*row) for row in await session.execute(newest)]
+            place |= {"created_at": after.created_at, "batch_id": after.batch_id}
+        newest = await session.execute(_newest(statuses is not None, after is not None), mine | place)
+        keys = [BatchKey(*row) for row in newest]
         return PageKeys(keys[:limit], total, more=len(keys) > limit)
 
     async def _registered(self, session: ReadSession, batch_ids: Sequence[str], *, lists: bool) -> list[StoredBatch]:

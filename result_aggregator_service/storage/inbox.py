@@ -3,7 +3,7 @@ audit trail; the fold is idempotent without it, so old entries may be deleted.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
@@ -32,8 +32,7 @@ _FORGET = text(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class InboxEntry:
+class InboxEntry(NamedTuple):
     """A message and where it was read."""
 
     event_id: UUID
@@ -51,9 +50,7 @@ class Inbox:
 
     async def enter(self, session: WriteSession, entries: Sequence[InboxEntry]) -> set[UUID]:
         """Enter messages; return the ids of those that were not there yet."""
-        rows = [
-            {"event_id": e.event_id, "topic": e.topic, "partition": e.partition, "offset": e.offset} for e in entries
-        ]
+        rows = [entry._asdict() for entry in entries]
         return set(await session.scalars(_ENTER, rows_parameter(rows)))
 
     async def forget(self, session: WriteSession, *, older_than_seconds: float, rows: int) -> int:

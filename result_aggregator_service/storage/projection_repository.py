@@ -4,6 +4,7 @@ Order of locks, the same for every replica: batches by id, then essays by id. Ev
 locked by the time it is judged, and is named in what `store` returns.
 """
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -54,6 +55,10 @@ from result_aggregator_service.storage.tables import (
 from result_aggregator_service.storage.tallies import from_document, to_document
 from result_aggregator_service.storage.upserts import recordset, replace_when_later, rows_parameter, upsert
 
+# A poll may speak of tens of thousands of essays (registrations do): so few at a time do not hold the loop for long.
+_ROWS_SLICE = 200
+_ESSAYS_OF_A_STATEMENT = 1000
+
 _BATCH_COLUMNS = (
     "batch_id",
     "heard_at",
@@ -99,6 +104,7 @@ _UPSERT_ESSAYS = upsert(
     essay_results,
     _ESSAY_COLUMNS,
     key=["essay_id"],
+    order='essay_id COLLATE "C"',
     assignments=[
         "heard_at = greatest(t.heard_at, excluded.heard_at)",
         "started_at = least(t.started_at, excluded.started_at)",
@@ -172,6 +178,7 @@ _SAVE_JUDGEMENTS = text(
     f"UPDATE batch_results b SET version = gen_random_uuid(), {', '.join(f'{c} = r.{c}' for c in _JUDGED_COLUMNS[1:])} "
     f"FROM {recordset(batch_results, _JUDGED_COLUMNS)} WHERE b.batch_id = r.batch_id"
 )
+_MEMBERS = text("SELECT essay_id, batch_id, heard_at FROM essay_results WHERE batch_id = ANY(:batch_ids)")
 _CAUGHT_UP_SECONDS = text("SELECT caught_up_seconds FROM service_state")
 _OWNERS = text("SELECT batch_id, user_id FROM batch_results WHERE batch_id = ANY(:batch_ids)")
 _BATCHES_OF_ESSAYS = text(
@@ -280,19 +287,25 @@ class ProjectionRepository:
         """Write the essays; return the batches that they are in and, where one moved, the one that it left."""
         batch_ids: set[str] = set()
         doubtful: set[str] = set()
-        if facts.essays:
+        # In the order of the statement itself, by code point, so that several statements take their locks in it, too.
+        essay_ids = sorted(facts.essays)
+        for start in range(0, len(essay_ids), _ESSAYS_OF_A_STATEMENT):
             rows = []
-            for essay_id, essay in facts.essays.items():
+            for number, essay_id in enumerate(essay_ids[start : start + _ESSAYS_OF_A_STATEMENT], start=1):
+                essay = facts.essays[essay_id]
                 row: dict[str, Any] = {"essay_id": essay_id, "heard_at": essay.heard_at, "started_at": essay.started_at}
                 for facet in essay.facets.values():
                     row |= facet.to_row()
                 row["batch_id"] = row.get("placed_batch_id") or row.get("listed_batch_id")
                 rows.append(row)
+                if number % _ROWS_SLICE == 0:
+                    await asyncio.sleep(0)
             for essay_id, batch_id, placed, listed in await session.execute(_UPSERT_ESSAYS, rows_parameter(rows)):
                 if batch_id is not None:
                     batch_ids.add(batch_id)
                 if any(named is not None and named != batch_id for named in (placed, listed)):
                     doubtful.add(essay_id)
+        if essay_ids:
             failpoint(Failpoint.STATEMENTS_ESSAYS_AFTER)
         registered = [batch_id for batch_id, batch in facts.batches.items() if Registration in batch.facets]
         if registered:
@@ -350,6 +363,15 @@ class ProjectionRepository:
         essays: dict[str, dict[str, EssayFacts]] = {batch.batch_id: {} for batch in batches}
         for row in (await session.execute(_ESSAYS_OF_BATCHES, {"batch_ids": sorted(essays)})).mappings():
             essays[row["batch_id"]][row["essay_id"]] = _essay(row)
+        return {batch.batch_id: replace(batch, essays=essays[batch.batch_id]) for batch in batches}
+
+    async def load_members(self, session: WriteSession, batches: Collection[BatchFacts]) -> dict[str, BatchFacts]:
+        """The batches with the essays that are in them; of an essay no more than that it is there."""
+        if not batches:
+            return {}
+        essays: dict[str, dict[str, EssayFacts]] = {batch.batch_id: {} for batch in batches}
+        for essay_id, batch_id, heard_at in await session.execute(_MEMBERS, {"batch_ids": sorted(essays)}):
+            essays[batch_id][essay_id] = EssayFacts(essay_id, batch_id, heard_at)
         return {batch.batch_id: replace(batch, essays=essays[batch.batch_id]) for batch in batches}
 
     async def unannounced_assessments(self, session: WriteSession, batch_ids: Collection[str]) -> list[Assessment]:

@@ -3,7 +3,7 @@
 Says in SQL what `domain.batch.essay_status` and `BatchTally.of` say; a property compares the two.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -51,6 +51,10 @@ def _quickly_searched(array: str) -> str:
 
 _TIMES = [f"{bound}({own}_at) AS {bound}_{own}_at" for own in _RESULTS.values() for bound in ("min", "max")]
 _BOUNDS = [f"{bound}({bound}_{own}_at) AS {bound}_{own}_at" for own in _RESULTS.values() for bound in ("min", "max")]
+# Whether an outcome lists an essay as processed that has no result of its own.
+_AWAITED = {
+    phase: f"(e.{own}_at IS NULL AND jsonb_exists({phase}.processed, e.essay_id))" for phase, own in _RESULTS.items()
+}
 # Batch by batch (LATERAL): however wrong PostgreSQL's statistics are, no plan can compare every essay with every list.
 # What is searched is made once for each batch (MATERIALIZED).
 _TALLIES = text(
@@ -61,8 +65,7 @@ _TALLIES = text(
     ), outcomes AS MATERIALIZED (
         SELECT batch_id, phase, outcome_at, outcome_event_id,
                {_quickly_searched("failed_essay_ids")} AS failed,
-               CASE phase WHEN '{Phase.STUDENT_MATCHING}'
-                   THEN {_quickly_searched("processed_essay_ids")} END AS processed
+               {_quickly_searched("processed_essay_ids")} AS processed
         FROM phase_outcomes WHERE batch_id = ANY(:batch_ids)
     )
     SELECT b.batch_id, tally.*
@@ -70,10 +73,12 @@ _TALLIES = text(
     {" ".join(f"LEFT JOIN outcomes {p} ON {p}.batch_id = b.batch_id AND {p}.phase = '{p}'" for p in Phase)}
     CROSS JOIN LATERAL (
         SELECT coalesce(jsonb_object_agg(stages, essays), '{{}}') AS stages,
-               min(started_at) AS started_at, max(heard_at) AS heard_at, {", ".join(_BOUNDS)}
+               min(started_at) AS started_at, max(heard_at) AS heard_at, {", ".join(_BOUNDS)},
+               {", ".join(f"bool_or(awaited_{phase}) AS awaited_{phase}" for phase in _AWAITED)}
         FROM (
             SELECT concat({", ".join(_stage(phase) for phase in Phase)}) AS stages, count(*) AS essays,
-                   min(started_at) AS started_at, max(heard_at) AS heard_at, {", ".join(_TIMES)}
+                   min(started_at) AS started_at, max(heard_at) AS heard_at, {", ".join(_TIMES)},
+                   {", ".join(f"bool_or{awaited} AS awaited_{phase}" for phase, awaited in _AWAITED.items())}
             FROM essay_results e
             WHERE e.batch_id = b.batch_id AND NOT jsonb_exists(b.anchors, e.essay_id)
             GROUP BY 1
@@ -94,7 +99,8 @@ def _counted(row: Columns) -> BatchTally:
         {phase: at for phase, own in _RESULTS.items() if (at := row[f"{bound}_{own}_at"]) is not None}
         for bound in ("min", "max")
     )
-    return BatchTally(row["stages"], first, last, row["started_at"], row["heard_at"])
+    awaited = frozenset(phase for phase in _RESULTS if row[f"awaited_{phase}"])
+    return BatchTally(row["stages"], first, last, row["started_at"], row["heard_at"], awaited)
 
 
 def to_document(tally: BatchTally) -> dict[str, Any]:
@@ -105,14 +111,21 @@ def to_document(tally: BatchTally) -> dict[str, Any]:
         "last_result_at": {phase.value: wire_time(at) for phase, at in tally.last_result_at.items()},
         "started_at": None if tally.started_at is None else wire_time(tally.started_at),
         "heard_at": None if tally.heard_at is None else wire_time(tally.heard_at),
+        "awaited": sorted(tally.awaited),
     }
 
 
-def from_document(document: Columns) -> BatchTally:
+def from_document(document: Mapping[str, Any]) -> BatchTally:
     """A tally as it was kept."""
+    started_at, heard_at = (
+        document[name] and datetime.fromisoformat(document[name]) for name in ("started_at", "heard_at")
+    )
     return BatchTally(
         document["stages"],
         {Phase(phase): datetime.fromisoformat(at) for phase, at in document["first_result_at"].items()},
         {Phase(phase): datetime.fromisoformat(at) for phase, at in document["last_result_at"].items()},
-        *(document[name] and datetime.fromisoformat(document[name]) for name in ("started_at", "heard_at")),
+        started_at,
+        heard_at,
+        # One that an earlier version kept does not say. To decide by it is counted anew each time.
+        frozenset(map(Phase, document.get("awaited", ()))),
     )

@@ -59,12 +59,16 @@ def upsert(
     assignments: Sequence[str],
     where: str | None = None,
     returning: str | None = None,
+    order: str | None = None,
 ) -> TextClause:
-    """`INSERT ... ON CONFLICT (key) DO UPDATE SET assignments`, in the key's order; `t` is the row that is there."""
+    """`INSERT ... ON CONFLICT (key) DO UPDATE SET assignments`; `t` is the row that is there.
+
+    In the key's order, as the database sorts texts, or in another `order`.
+    """
     names, keys = ", ".join(f'"{c}"' for c in columns), ", ".join(key)
     return text(
-        f"INSERT INTO {table.name} AS t ({names}) SELECT {names} FROM {recordset(table, columns)} ORDER BY {keys} "
-        f"ON CONFLICT ({keys}) DO UPDATE SET {', '.join(assignments)}"
+        f"INSERT INTO {table.name} AS t ({names}) SELECT {names} FROM {recordset(table, columns)} "
+        f"ORDER BY {order or keys} ON CONFLICT ({keys}) DO UPDATE SET {', '.join(assignments)}"
         + (f" WHERE {where}" if where else "")
         + (f" RETURNING {returning}" if returning else "")
     )

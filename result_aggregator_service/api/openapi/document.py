@@ -16,6 +16,7 @@ from werkzeug.routing import Map, Rule
 
 from result_aggregator_service import __version__
 from result_aggregator_service.api import documents
+from result_aggregator_service.api.call import CORRELATION_HEADER
 from result_aggregator_service.api.errors import (
     PROBLEM_CONTENT_TYPE,
     ProblemError,
@@ -29,7 +30,6 @@ from result_aggregator_service.api.errors import (
 )
 from result_aggregator_service.api.inputs import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, View, page_query, path_id
 from result_aggregator_service.api.openapi import examples
-from result_aggregator_service.api.requests import CORRELATION_HEADER
 from result_aggregator_service.contracts.enums import BatchClientStatus, BatchStatus
 from result_aggregator_service.contracts.fields import MAX_ID_LENGTH
 from result_aggregator_service.settings import Settings

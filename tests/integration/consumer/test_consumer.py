@@ -1,6 +1,7 @@
 """The consumer on real servers: what is committed, what goes to quarantine, and what happens when a server is away."""
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -12,17 +13,17 @@ from sqlalchemy import text
 
 from embedded import ApacheKafka, EmbeddedPostgres
 from result_aggregator_service.cache.poison_pills import PoisonPills
-from result_aggregator_service.consumer.consumer import Consumer
+from result_aggregator_service.consumer.consumer import AbandonedError, Consumer
 from result_aggregator_service.consumer.decoder import Decoder
 from result_aggregator_service.consumer.offsets import KafkaOffsets
-from result_aggregator_service.consumer.poll_handler import PollHandler
+from result_aggregator_service.consumer.poll_handler import Handled, PollHandler, Wait
 from result_aggregator_service.contracts.topics import CONSUMED, ESSAY_SLOT_ASSIGNED
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.fold import Facts
 from result_aggregator_service.heartbeat import Heartbeat
 from result_aggregator_service.jobs.housekeeping import Invalidator
 from result_aggregator_service.observability.metrics import Metrics
-from result_aggregator_service.projection.projector import Poll, Projected, Projector
+from result_aggregator_service.projection.projector import KafkaRecord, Poll, Projected, Projector
 from result_aggregator_service.resilience.circuit_breaker import CircuitBreaker
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import Database, WriteSession
@@ -398,6 +399,43 @@ async def test_a_poll_that_waits_for_postgresql_is_given_up_in_a_rebalance_and_f
             await eventually(lambda: next(iter(metrics.consumer_lag.collect())).samples, within=10)
         await wire.all_committed(settings.kafka_consumer_group_id)
         assert await value(await two.get(Database), COUNT_EVENTS) == 40
+
+
+class GivingUp:
+    """Gives up its second poll, once the one after that has been decoded."""
+
+    def __init__(self, handler: PollHandler) -> None:
+        self._handler = handler
+        self._decoded = 0
+        self._polls = 0
+
+    async def decode(self, records: Iterable[KafkaRecord]) -> Poll:
+        poll = await self._handler.decode(records)
+        self._decoded += bool(poll.messages)
+        return poll
+
+    async def handle_poll(self, poll: Poll, wait: Wait) -> Handled:
+        self._polls += 1
+        if self._polls == 2:
+            await eventually(lambda: self._decoded == 3, within=20, what="the next poll taken ahead")
+            raise AbandonedError("as a rebalance would")
+        return await self._handler.handle_poll(poll, wait)
+
+
+@pytest.mark.apache_kafka
+async def test_what_was_taken_ahead_of_a_poll_that_is_given_up_is_polled_again_with_it(
+    settings: Settings, wire: Wire
+) -> None:
+    settings = settings.model_copy(update={"kafka_max_poll_records": 5})
+    await wire.say(*slots(60))
+    async with container_of(settings) as container:
+        metrics = await container.get(Metrics)
+        handler: Any = GivingUp(await container.get(PollHandler))
+        async with turning(Consumer(settings, handler, metrics)):
+            await events_folded(await container.get(Database), 60)
+            await wire.all_committed(settings.kafka_consumer_group_id)
+        assert sum_of(metrics, "duplicate") == 0
+        assert sample(metrics, "ras_consumer_errors_total") == 1
 
 
 class Wedged(Heartbeat):

@@ -115,6 +115,15 @@ async def test_a_gate_that_breaks_is_noticed_too_and_holds_nobody_for_ever(stand
         await asyncio.wait_for(supervisor.died.wait(), 5)
 
 
+async def test_how_late_the_event_loop_is_is_measured_from_the_start_on(stand: Stand) -> None:
+    def looks() -> float:
+        (family,) = stand.metrics.event_loop_lag.collect()
+        return next(each.value for each in family.samples if each.name == "ras_event_loop_lag_seconds_count")
+
+    async with stand.started("postgresql://nobody@127.0.0.1:9/none"):
+        await eventually(lambda: looks() > 1)
+
+
 async def test_loops_are_drained_one_after_the_other_in_their_order(stand: Stand, database_url: str) -> None:
     async with stand.started(database_url) as supervisor:
         await asyncio.wait_for(stand.second.running.wait(), 10)

@@ -14,10 +14,16 @@ from result_aggregator_service.consumer.group_lag import Standing
 from result_aggregator_service.consumer.poll_handler import Handled
 from result_aggregator_service.heartbeat import Heartbeat
 from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.projection.projector import Poll
 from result_aggregator_service.settings import Settings
 
 MINE, OTHERS = TopicPartition("topic", 0), TopicPartition("topic", 1)
 PATIENCE = 10
+
+
+async def decode(_: object) -> Poll:
+    """Decode a poll."""
+    return Poll((), ())
 
 
 async def handle(*_: object) -> Handled:
@@ -35,7 +41,7 @@ class Stand:
         self.member: Any = SimpleNamespace(
             _subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment)), assignment=set
         )
-        handler: Any = SimpleNamespace(handle=handle)
+        handler: Any = SimpleNamespace(decode=decode, handle_poll=handle)
         settings = Settings(
             database_url=SecretStr("postgresql://localhost/x"), environment="development", kafka_max_poll_records=2
         )
@@ -48,7 +54,16 @@ class Stand:
 
         async def getmany(**_: object) -> dict[TopicPartition, list[SimpleNamespace]]:
             self.consumer.stop()
-            return {OTHERS: [SimpleNamespace(offset=offset) for offset in offsets]} if offsets else {}
+            return (
+                {
+                    OTHERS: [
+                        SimpleNamespace(topic=OTHERS.topic, partition=OTHERS.partition, offset=offset, timestamp=0)
+                        for offset in offsets
+                    ]
+                }
+                if offsets
+                else {}
+            )
 
         async def commit(_: object) -> None:
             if not commits:

@@ -8,7 +8,6 @@ from result_aggregator_service.contracts.enums import CLIENT_STATUS, FINAL_STATU
 from result_aggregator_service.domain.batch import (
     FinishedBy,
     known_phases,
-    may_be_finished,
     overall_status,
 )
 from result_aggregator_service.domain.event import Event
@@ -415,21 +414,3 @@ def test_the_last_update_is_the_latest_message_about_the_batch_or_an_essay_of_it
     assert view(*CHECKED, say.nlp("e1", None, at=600)).last_updated == time(600)
     assert view(*CHECKED, say.nlp("e9", None, at=600)).last_updated == time(100)
     assert view(*CHECKED, say.thin(at=700)).last_updated == time(700)
-
-
-# The quick look.
-
-
-@pytest.mark.parametrize(
-    ("events", "expected"),
-    [
-        ([say.registered()], False),
-        (CHECKED, False),
-        ([*CHECKED, *JUDGED], True),
-        ([say.registered(), say.outcome("spellcheck", status=CRITICAL)], True),
-        ([say.registered(), say.end()], True),
-        ([say.registered(), say.end(at=90), say.outcome("spellcheck", at=100)], False),
-    ],
-)
-def test_essays_are_worth_a_look_where_the_batch_may_be_finished(events: list[Event], expected: bool) -> None:
-    assert may_be_finished(read_model(*events).batch(), EXPECTED) is expected

@@ -15,8 +15,9 @@ from result_aggregator_service.domain.announcements import (
     pipeline_results_id,
     results_announcement,
 )
-from result_aggregator_service.domain.batch import BatchFacts, FinishedBy, finished_by, may_be_finished
+from result_aggregator_service.domain.batch import BatchFacts, FinishedBy, finished_by, overall_status
 from result_aggregator_service.domain.event import Event
+from result_aggregator_service.domain.tally import BatchTally
 from tests.hypothesis_profiles import examples
 from tests.unit.domain.histories import arrival, graces, lives, orderly, seeds, soups
 from tests.unit.domain.messages import EXPECTED, SERVICE
@@ -191,11 +192,23 @@ def test_a_poll_that_comes_again_changes_and_announces_nothing(
 
 
 @given(histories)
-def test_a_batch_is_only_finished_where_its_essays_were_worth_a_look(history: list[Event]) -> None:
+def test_a_batch_is_judged_by_the_count_of_its_essays_as_by_the_essays(history: list[Event]) -> None:
     model = settled([history])
     for batch_id in model.facts.batches:
         batch = model.batch(batch_id)
-        assert may_be_finished(batch, EXPECTED) or finished_by(batch, EXPECTED) is None
+        tally = BatchTally.of(batch)
+        counted = replace(batch, essays={}).with_(
+            has_results=tally.started_at is not None,
+            grace_horizon=batch.grace_horizon,
+            awaited=tally.awaited,
+            failed=tally.failed(),
+        )
+        status = overall_status(batch, EXPECTED)
+        assert finished_by(counted, EXPECTED) == finished_by(batch, EXPECTED)
+        assert overall_status(counted, EXPECTED) == status
+        if status in FINAL_STATUSES:
+            announced = results_announcement(batch, status, EXPECTED, SERVICE)
+            assert results_announcement(counted, status, EXPECTED, SERVICE) == announced
 
 
 @given(histories)

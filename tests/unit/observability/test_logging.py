@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any, Literal
+from uuid import UUID
 
 import pytest
 import structlog
@@ -59,6 +60,15 @@ def test_a_line_is_json_and_says_which_service_and_version_it_is_from(capsys: py
     assert (line["service"], line["version"], line["level"]) == ("the-service", "1.2.3", "info")
     assert (line["batch_id"], line["text"]) == ("b", "ö\n")
     assert line["timestamp"].endswith("Z")
+
+
+@pytest.mark.usefixtures("configured")
+def test_whatever_is_told_is_a_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(settings())
+    for value in ("\ud800", 2**70, float("nan"), {1: UUID(int=1)}, {1}, b"\xff", object()):
+        structlog.get_logger().info("odd", value=value)
+        logging.getLogger("other").info("odd: %s", value)
+    assert len(lines(capsys)) == 14
 
 
 @pytest.mark.usefixtures("configured")

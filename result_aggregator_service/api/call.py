@@ -1,0 +1,82 @@
+"""A request as the server handed it over, and what becomes known of it on its way, within Quart or past it."""
+
+import re
+import time
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import structlog
+from quart import request
+
+if TYPE_CHECKING:
+    from hypercorn.typing import HTTPScope
+
+    from result_aggregator_service.api.answers import Question
+    from result_aggregator_service.api.errors import ProblemError
+
+CORRELATION_HEADER = "X-Correlation-ID"
+
+_SANE_CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class Call:
+    """One request.
+
+    `path` is as it was sent, percent-encoded, with one slash before it, as Quart takes it: who is let in is decided
+    by the very path that is routed. Of headers that are given more than once the first counts.
+    """
+
+    __slots__ = (
+        "correlation_id",
+        "error",
+        "headers",
+        "key_place",
+        "method",
+        "path",
+        "problem",
+        "query_string",
+        "question",
+        "service_id",
+        "started",
+    )
+
+    def __init__(self, scope: "HTTPScope") -> None:
+        self.started = time.perf_counter()
+        self.method = scope["method"]
+        self.path = "/" + ((scope["raw_path"] or b"").decode("latin-1") or scope["path"]).lstrip("/")
+        self.query_string = scope["query_string"]
+        self.headers = dict(reversed(list(scope["headers"])))
+        self.correlation_id = _correlation_id(self.header(b"x-correlation-id"))
+        self.service_id: str | None = None
+        self.key_place: int | None = None
+        self.question: Question[Any] | None = None
+        self.error: Exception | None = None
+        self.problem: ProblemError | None = None
+
+    @property
+    def correlation_header(self) -> tuple[bytes, bytes]:
+        """What every answer says of it."""
+        return b"x-correlation-id", self.correlation_id.encode()
+
+    def header(self, name: bytes) -> str:
+        """A header by its name in lower case; empty if it is missing. Headers come as Latin-1, whatever they hold."""
+        return self.headers.get(name, b"").decode("latin-1")
+
+
+def begin(scope: "HTTPScope") -> Call:
+    """Take a request on: what is logged from here on carries its correlation id."""
+    call = Call(scope)
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(correlation_id=call.correlation_id)
+    return call
+
+
+def present_call() -> Call:
+    """The request that Quart is at."""
+    call: Call = request.scope["call"]  # type: ignore[typeddict-item]
+    return call
+
+
+def _correlation_id(given: str) -> str:
+    """The client's if it is sane, else a new one."""
+    return given if _SANE_CORRELATION_ID.fullmatch(given) else str(uuid4())

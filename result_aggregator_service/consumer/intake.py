@@ -1,0 +1,81 @@
+"""Takes polls from Kafka; of a backlog the oldest messages of all partitions, in whatever order they are fetched.
+
+So what is said of a batch on different topics comes in few polls, and each costs less: aiokafka by itself empties one
+partition after the other. Invariant: `begun` and what is unread are of the present assignment only, once it is told
+to `forget` the one before.
+"""
+
+import asyncio
+import heapq
+from collections import deque
+from itertools import chain, islice
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from result_aggregator_service.projection.projector import KafkaRecord
+
+_POLL_TIMEOUT_MS = 500
+_COMPARED_OF_A_PARTITION = 100
+_COMPARED_BYTES_OF_A_PARTITION = 128 * 1024
+
+
+class Intake:
+    """What has been read of each partition and not taken yet; `begun` tells the first offset that was read."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._unread: dict[TopicPartition, deque[KafkaRecord]] = {}
+        self.begun: dict[TopicPartition, int] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything is read and not taken."""
+        return bool(self._unread)
+
+    def forget(self) -> None:
+        """Forget what was read: it is another member's now, or will be read again."""
+        self._unread.clear()
+        self.begun.clear()
+
+    async def take(self, consumer: AIOKafkaConsumer) -> list[KafkaRecord]:
+        """Take a poll as soon as there is anything, up to the limit; an empty one after half a second of nothing."""
+        if not self._unread:
+            await self._read(consumer, timeout_ms=_POLL_TIMEOUT_MS, max_records=self._limit)
+            if self._missing() > 0:
+                taken = list(chain.from_iterable(self._unread.values()))
+                self._unread.clear()
+                return taken
+        for partition in filter(self._is_short_of, consumer.assignment()):
+            await self._read(consumer, partition, timeout_ms=0, max_records=_COMPARED_OF_A_PARTITION)
+            await asyncio.sleep(0)
+        if (missing := self._missing()) > 0:
+            await self._read(consumer, timeout_ms=0, max_records=missing)
+        return self._oldest()
+
+    def _missing(self) -> int:
+        """How many more are needed for a full poll."""
+        return self._limit - sum(map(len, self._unread.values()))
+
+    def _is_short_of(self, partition: TopicPartition) -> bool:
+        """Whether more of it should be at hand to compare with the others; large messages are not piled up for that."""
+        unread = self._unread.get(partition, ())
+        size = sum(len(record.value or b"") for record in unread)
+        return len(unread) < _COMPARED_OF_A_PARTITION and size < _COMPARED_BYTES_OF_A_PARTITION
+
+    async def _read(self, consumer: AIOKafkaConsumer, *partitions: TopicPartition, **options: int) -> None:
+        for partition, records in (await consumer.getmany(*partitions, **options)).items():
+            self._unread.setdefault(partition, deque()).extend(records)
+            self.begun.setdefault(partition, records[0].offset)
+
+    def _oldest(self) -> list[KafkaRecord]:
+        """Take the oldest by Kafka's time; within a partition the order stays."""
+        taken = list(islice(heapq.merge(*self._unread.values(), key=_timestamp), self._limit))
+        for record in taken:
+            partition = TopicPartition(record.topic, record.partition)
+            self._unread[partition].popleft()
+            if not self._unread[partition]:
+                del self._unread[partition]
+        return taken
+
+
+def _timestamp(record: KafkaRecord) -> int:
+    return record.timestamp

@@ -1,0 +1,100 @@
+"""In which order a poll is taken of what lies in several partitions, and what is left for the next one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from result_aggregator_service.consumer.intake import Intake
+from result_aggregator_service.projection.projector import KafkaRecord
+
+ONE, TWO, THREE = (TopicPartition("topic", number) for number in range(3))
+
+
+@dataclass(frozen=True)
+class Lying:
+    """A record, as far as its place in time matters."""
+
+    partition: int
+    offset: int
+    timestamp: int
+    value: bytes = b"{}"
+    topic: str = "topic"
+
+
+class Fetched:
+    """A client of Kafka that has fetched messages; it empties one partition after the other, `at_once` at a time."""
+
+    def __init__(self, **timestamps: Sequence[int]) -> None:
+        self.at_once = 1000
+        self.records = {
+            partition: [Lying(partition.partition, offset, at) for offset, at in enumerate(timestamps.get(name, ()))]
+            for name, partition in (("one", ONE), ("two", TWO), ("three", THREE))
+        }
+
+    def assignment(self) -> set[TopicPartition]:
+        return set(self.records)
+
+    async def getmany(
+        self, *partitions: TopicPartition, timeout_ms: int, max_records: int
+    ) -> dict[TopicPartition, list[Lying]]:
+        taken = {}
+        for partition in partitions or tuple(self.records):
+            number, lying = min(max_records, self.at_once), self.records[partition]
+            found, self.records[partition] = lying[:number], lying[number:]
+            max_records -= len(found)
+            if found:
+                taken[partition] = found
+        return taken
+
+
+async def take(intake: Intake, consumer: Any) -> Sequence[KafkaRecord]:
+    return await intake.take(consumer)
+
+
+async def times(intake: Intake, consumer: Fetched) -> list[int]:
+    return [record.timestamp for record in await take(intake, consumer)]
+
+
+async def test_of_a_backlog_the_oldest_messages_of_all_partitions_come_first() -> None:
+    consumer, intake = Fetched(one=[1, 4, 7], two=[2, 5, 8], three=[3, 6, 9]), Intake(3)
+    assert [await times(intake, consumer) for _ in range(4)] == [[1, 2, 3], [4, 5, 6], [7, 8, 9], []]
+
+
+async def test_without_a_backlog_everything_is_taken_at_once_and_nothing_is_held_back() -> None:
+    consumer, intake = Fetched(one=[5], two=[1, 2]), Intake(4)
+    assert sorted(await times(intake, consumer)) == [1, 2, 5]
+    assert not intake
+
+
+async def test_within_a_partition_the_order_is_that_of_the_offsets_whatever_their_times() -> None:
+    consumer, intake = Fetched(one=[9, 1, 2], two=[5, 6]), Intake(2)
+    taken = [record for _ in range(4) for record in await take(intake, consumer)]
+    assert [record.offset for record in taken if record.partition == 0] == [0, 1, 2]
+    assert len(taken) == 5
+
+
+async def test_a_partition_that_has_none_left_to_compare_does_not_make_the_others_wait() -> None:
+    consumer, intake = Fetched(one=range(100, 400), two=[1]), Intake(150)
+    assert [len(await times(intake, consumer)) for _ in range(3)] == [150, 150, 1]
+
+
+async def test_large_messages_are_not_piled_up_to_be_compared() -> None:
+    consumer, intake = Fetched(one=range(9), two=range(9), three=range(9)), Intake(3)
+    consumer.at_once = 1
+    for partition, lying in consumer.records.items():
+        consumer.records[partition] = [replace(record, value=bytes(200_000)) for record in lying]
+    for taken in (3, 6, 9):
+        assert len(await take(intake, consumer)) == 3
+        assert sum(map(len, consumer.records.values())) == 27 - taken
+
+
+async def test_what_was_read_of_another_assignment_is_forgotten() -> None:
+    consumer, intake = Fetched(one=[1, 4, 7], two=[2, 5, 8]), Intake(2)
+    await take(intake, consumer)
+    assert intake.begun == {ONE: 0, TWO: 0}
+    intake.forget()
+    assert not intake
+    assert intake.begun == {}
+    assert await times(intake, consumer) == []
