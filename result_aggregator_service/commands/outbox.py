@@ -37,6 +37,7 @@ from result_aggregator_service.commands.terminal import (
     terminal_width,
 )
 from result_aggregator_service.contracts.fields import wire_time
+from result_aggregator_service.publishing.election import ELECTION_LOCK
 from result_aggregator_service.publishing.outbox_manager import (
     UNPUBLISHED,
     OutboxCount,
@@ -45,7 +46,6 @@ from result_aggregator_service.publishing.outbox_manager import (
     OutboxRecord,
     RowState,
 )
-from result_aggregator_service.publishing.relay import ELECTION_LOCK
 from result_aggregator_service.storage.engine import Database
 
 _FAILED = (RowState.RETRYING, RowState.PARKED)

@@ -6,7 +6,7 @@ from typing import NewType
 
 import asyncpg
 import orjson
-from sqlalchemy import text
+from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from result_aggregator_service.settings import Settings
@@ -31,6 +31,10 @@ def create_engine(settings: Settings) -> AsyncEngine:
     }
     if tls := settings.postgres_ssl():
         connect_args["ssl"] = tls
+    if not settings.database_prepared_statements:
+        # The driver then names no statement, and sends the text with each execution. SQLAlchemy's own cache stays: it
+        # keeps what a statement takes and returns, which need not be asked for each time.
+        connect_args["statement_cache_size"] = 0
     return create_async_engine(
         settings.postgres_url,
         pool_size=settings.database_pool_size,
@@ -71,7 +75,16 @@ class Database:
 
 async def connect_directly(settings: Settings) -> asyncpg.Connection:
     """A connection of its own, kept: for LISTEN and session advisory locks, past any transaction-pooling proxy."""
-    url = settings.postgres_direct_url.set(drivername="postgresql")
+    return await _connect(settings, settings.postgres_direct_url, "direct")
+
+
+async def connect_through_proxy(settings: Settings) -> asyncpg.Connection:
+    """A connection of its own, kept, that relies on nothing that outlives a transaction."""
+    return await _connect(settings, settings.postgres_url, "turns", cached_statements=0)
+
+
+async def _connect(settings: Settings, url: URL, what_for: str, *, cached_statements: int = 100) -> asyncpg.Connection:
+    url = url.set(drivername="postgresql")
     query = dict(url.query)
     if "ssl" in query:
         query["sslmode"] = query.pop("ssl")
@@ -80,5 +93,6 @@ async def connect_directly(settings: Settings) -> asyncpg.Connection:
         ssl=settings.postgres_ssl(),
         timeout=5,
         command_timeout=settings.database_command_timeout_seconds,
-        server_settings={"application_name": f"{settings.service_name} (direct)"},
+        server_settings={"application_name": f"{settings.service_name} ({what_for})"},
+        statement_cache_size=cached_statements,
     )

@@ -3,26 +3,28 @@
 import asyncio
 import dataclasses
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 from uuid import uuid5
 
 import pytest
 from aiokafka.structs import ConsumerRecord
 from dishka import AsyncContainer
-from sqlalchemy import text
 
 from embedded import ApacheKafka
 from result_aggregator_service.contracts.topics import BATCH_ASSESSMENT_COMPLETED, BATCH_RESULTS_READY
 from result_aggregator_service.domain.announcements import Announcement
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.publishing.election import ELECTION_LOCK, Election
 from result_aggregator_service.publishing.outbox_manager import OutboxManager
-from result_aggregator_service.publishing.relay import ELECTION_LOCK, Relay
+from result_aggregator_service.publishing.outbox_queue import OutboxQueue
+from result_aggregator_service.publishing.relay import Relay
+from result_aggregator_service.publishing.sender import Sender
 from result_aggregator_service.resilience.circuit_breaker import CircuitBreaker
 from result_aggregator_service.settings import Settings
-from result_aggregator_service.storage.engine import Database, WriteSession
+from result_aggregator_service.storage.engine import Database, connect_directly
 from tests.integration.service.process import in_thread
 from tests.integration.service.wiring import Wire, container_of, envelope_of, rows, settings_for, turning, value
 from tests.servers import Servers, create_topics, leave_out_for
@@ -65,14 +67,25 @@ async def nothing_left(container: AsyncContainer, *, within: float = 20.0) -> No
     await eventually(probe, within=within, what="an empty outbox")
 
 
-async def relay_with(container: AsyncContainer, *, outbox: Any = None, seconds_open: float = 0.5) -> Relay:
+@asynccontextmanager
+async def queue_of(container: AsyncContainer) -> AsyncIterator[OutboxQueue]:
+    """What the elected relay has."""
+    connection = await connect_directly(await container.get(Settings))
+    yield OutboxQueue(connection, parked_key_policy="block")
+    await connection.close()
+
+
+async def relay_with(
+    container: AsyncContainer, *, queue: type[OutboxQueue] = OutboxQueue, breaker: CircuitBreaker | None = None
+) -> Relay:
     """The service's relay with a breaker that is soon tried again."""
+    settings = await container.get(Settings)
     return Relay(
-        await container.get(Settings),
-        await container.get(Database),
-        outbox or await container.get(OutboxManager),
+        settings,
+        Election(settings, queue),
+        Sender(settings),
         await container.get(Metrics),
-        CircuitBreaker(seconds_open=seconds_open),
+        breaker or CircuitBreaker(seconds_open=0.5),
     )
 
 
@@ -246,9 +259,7 @@ async def test_while_kafka_is_away_the_rows_stay_and_all_go_out_in_order_afterwa
     )
     async with container_of(settings) as container, Wire(own_apache_kafka.bootstrap_servers) as wire:
         breaker = CircuitBreaker(seconds_open=1.0)
-        relay = await relay_with(container)
-        relay._breaker = breaker
-        async with turning(relay):
+        async with turning(await relay_with(container, breaker=breaker)):
             await enqueue(container, announcement("b", 0))
             await wire.published(1)
             await in_thread(own_apache_kafka.pause if hangs else own_apache_kafka.stop)
@@ -344,29 +355,26 @@ async def test_a_batch_that_the_broker_refuses_costs_only_the_row_to_blame(
         assert await value(database, UNPUBLISHED) == 1
 
 
-class ForgetfulOutbox(OutboxManager):
-    """Fails once to mark what Kafka has acknowledged, as if the process had died in between."""
-
-    def __init__(self) -> None:
-        self.failures = 0
-
-    async def mark_published(self, session: WriteSession, ids: Collection[int]) -> list[float]:
-        if not self.failures:
-            self.failures += 1
-            await session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
-        return await super().mark_published(session, ids)
-
-
 async def test_what_was_sent_but_not_marked_is_sent_again_under_the_same_id(
     container: AsyncContainer, wire: Wire
 ) -> None:
-    outbox = ForgetfulOutbox()
+    """Once it fails to mark what Kafka has acknowledged, as if the process had died in between."""
+    failures = 0
+
+    class Forgetful(OutboxQueue):
+        async def mark_published(self, ids: Collection[int]) -> list[float]:
+            nonlocal failures
+            if not failures:
+                failures += 1
+                self._connection.terminate()
+            return await super().mark_published(ids)
+
     sent = [announcement("b", number) for number in range(3)]
     await enqueue(container, *sent)
-    async with turning(await relay_with(container, outbox=outbox)):
+    async with turning(await relay_with(container, queue=Forgetful)):
         records = await wire.published(6)
         await nothing_left(container)
-    assert outbox.failures == 1
+    assert failures == 1
     assert ids(records) == [str(made.event_id) for made in sent] * 2
 
 
