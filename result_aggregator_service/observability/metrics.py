@@ -115,6 +115,9 @@ class Metrics:
         self.events_published = Counter(
             "ras_events_published", "Sends of outbox rows.", ["topic", "result"], registry=registry
         )
+        self.outbox_retries = Counter(
+            "ras_outbox_retries", "Sends of rows that had failed before.", ["topic"], registry=registry
+        )
         self.outbox_depth = Gauge(
             "ras_outbox_depth", "Outbox rows not yet published, parked ones included.", registry=registry
         )

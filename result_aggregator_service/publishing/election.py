@@ -22,10 +22,6 @@ from result_aggregator_service.storage.engine import connect_directly, connect_t
 #: The advisory lock of the relay: the first eight bytes of SHA-256("result-aggregator-service/relay"), signed.
 ELECTION_LOCK = -4_158_831_258_090_969_055
 _RELEASED = "ras_relay_released"  # the channel on which one that resigns says so
-_SECONDS_BETWEEN_TRIES = 1.0
-#: TCP alone keeps the session, and the lock, for hours when a machine is gone, and for good when a process is stopped.
-_SECONDS_OF_SILENCE = 10
-_SECONDS_BETWEEN_SIGNS_OF_LIFE = 2.0
 
 
 class Election:
@@ -34,9 +30,19 @@ class Election:
     Both ways raise OSError, TimeoutError or asyncpg's errors if PostgreSQL is away, and so does the queue they give.
     """
 
-    def __init__(self, settings: Settings, queue: type[OutboxQueue] = OutboxQueue) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        queue: type[OutboxQueue] = OutboxQueue,
+        *,
+        seconds_between_tries: float = 1.0,
+        # TCP alone keeps a session, and its locks, for hours when a machine is gone, and for good when a process hangs.
+        seconds_of_silence: int = 10,
+    ) -> None:
         self._settings = settings
         self._queue_type = queue
+        self._seconds_between_tries = seconds_between_tries
+        self._seconds_of_silence = seconds_of_silence
 
     @contextlib.asynccontextmanager
     async def tenure(
@@ -49,10 +55,10 @@ class Election:
         async with _open(connect_directly(self._settings)) as connection:
             released = asyncio.Event()
             await connection.add_listener(_RELEASED, lambda *_: released.set())
-            await connection.execute(f"SET idle_session_timeout = '{_SECONDS_OF_SILENCE}s'; SET {PLANS_OF_CLAIMS}")
+            await connection.execute(f"SET idle_session_timeout = '{self._seconds_of_silence}s'; SET {PLANS_OF_CLAIMS}")
             while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", ELECTION_LOCK):
                 standing_by()
-                await first_of(stopping, released, seconds=_SECONDS_BETWEEN_TRIES)
+                await first_of(stopping, released, seconds=self._seconds_between_tries)
                 if stopping.is_set():
                     yield None
                     return
@@ -60,7 +66,7 @@ class Election:
             await connection.add_listener(NOTIFY_CHANNEL, lambda *_: wake.set())
             connection.add_termination_listener(lambda *_: wake.set())
             queue = self._queue(connection)
-            async with _signs_of_life(connection, queue):
+            async with _signs_of_life(connection, queue, every=self._seconds_of_silence / 5):
                 yield queue
             # A tenure that ends badly ends with its session, and so does the lock.
             await connection.execute(f"SELECT pg_advisory_unlock({ELECTION_LOCK})")
@@ -77,13 +83,14 @@ class Election:
         """A transaction in which nobody else publishes; None if somebody else is publishing."""
         async with connection.transaction():
             await connection.execute(
-                f"SET LOCAL idle_in_transaction_session_timeout = '{_SECONDS_OF_SILENCE}s'; SET LOCAL {PLANS_OF_CLAIMS}"
+                f"SET LOCAL idle_in_transaction_session_timeout = '{self._seconds_of_silence}s';"
+                f"SET LOCAL {PLANS_OF_CLAIMS}"
             )
             if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", ELECTION_LOCK):
                 yield None
                 return
             queue = self._queue(connection)
-            async with _signs_of_life(connection, queue):
+            async with _signs_of_life(connection, queue, every=self._seconds_of_silence / 5):
                 yield queue
 
     def _queue(self, connection: asyncpg.Connection) -> OutboxQueue:
@@ -111,17 +118,17 @@ async def _open(connecting: Awaitable[asyncpg.Connection]) -> AsyncIterator[asyn
 
 
 @contextlib.asynccontextmanager
-async def _signs_of_life(connection: asyncpg.Connection, queue: OutboxQueue) -> AsyncIterator[None]:
+async def _signs_of_life(connection: asyncpg.Connection, queue: OutboxQueue, *, every: float) -> AsyncIterator[None]:
     """Keep the session from falling silent meanwhile; close it if PostgreSQL does not answer in time."""
     over = asyncio.Event()
 
     async def give() -> None:
         try:
             while True:
-                await first_of(over, seconds=_SECONDS_BETWEEN_SIGNS_OF_LIFE)
+                await first_of(over, seconds=every)
                 if over.is_set():
                     return
-                async with asyncio.timeout(_SECONDS_OF_SILENCE / 2):
+                async with asyncio.timeout(2.5 * every):
                     await queue.sign_of_life()
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             connection.terminate()

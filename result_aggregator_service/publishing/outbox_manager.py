@@ -43,11 +43,13 @@ _TAKE_TURNS = text(
 )
 _NOTIFY = text(f"SELECT pg_notify('{NOTIFY_CHANNEL}', '')")
 
+# `now()`, not `clock_timestamp()`: only what stands still during the statement can bound the scan of an index. Else all
+# that is published would be read for the little that is past its retention.
 _DELETE_PUBLISHED = text(
     """
     DELETE FROM event_outbox WHERE id IN (
         SELECT id FROM event_outbox
-        WHERE published_at < clock_timestamp() - make_interval(secs => :seconds)
+        WHERE published_at < now() - make_interval(secs => :seconds)
         ORDER BY published_at LIMIT :rows FOR UPDATE SKIP LOCKED)
     """
 )

@@ -7,7 +7,7 @@ rows at a time; meanwhile PostgreSQL marks the batch before it and hands over th
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -201,8 +201,7 @@ class Relay:
         failpoint(Failpoint.RELAY_MARK_AFTER)
         for delay in delays:
             self._metrics.outbox_publish_delay.observe(delay)
-        for topic, number in Counter(row.topic for row in rows).items():
-            self._metrics.events_published.labels(topic, "published").inc(number)
+        self._count(rows, "published")
         _log.info("outbox_published", rows=len(rows))
 
     async def _note_refusals(self, queue: OutboxQueue, refused: Mapping[OutboxRow, BaseException]) -> None:
@@ -212,7 +211,7 @@ class Relay:
         parked = await queue.record_failures(errors, max_attempts=self._settings.outbox_max_attempts)
         for row in refused:
             result = "parked" if row.id in parked else "refused"
-            self._metrics.events_published.labels(row.topic, result).inc()
+            self._count([row], result)
             log = _log.error if row.id in parked else _log.warning
             log(
                 f"outbox_row_{result}",
@@ -222,6 +221,12 @@ class Relay:
                 attempts=row.retry_count + 1,
                 error=errors[row.id],
             )
+
+    def _count(self, rows: Iterable[OutboxRow], result: str) -> None:
+        for (topic, is_retry), number in Counter((row.topic, row.retry_count > 0) for row in rows).items():
+            self._metrics.events_published.labels(topic, result).inc(number)
+            if is_retry:
+                self._metrics.outbox_retries.labels(topic).inc(number)
 
 
 def _waits() -> Iterator[float]:

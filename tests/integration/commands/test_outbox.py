@@ -17,7 +17,7 @@ from result_aggregator_service.publishing.outbox_queue import OutboxQueue, Outbo
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import Database
 from tests.integration.commands.operator import Ended, Operator
-from tests.integration.publishing.test_relay import (
+from tests.integration.publishing.relaying import (
     announcement,
     elected,
     enqueue,

@@ -29,7 +29,7 @@ from result_aggregator_service.resilience.circuit_breaker import BreakerState
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.supervisor import Loops, Supervisor
-from tests.integration.publishing.test_relay import queue_of
+from tests.integration.publishing.relaying import queue_of
 from tests.integration.service.wiring import Wire, container_of, on_the_wire, rows, settings_for, swap, value
 from tests.samples import published
 from tests.servers import KafkaServer
