@@ -232,7 +232,11 @@ async def stats(as_json: bool) -> int:
         click.echo(line)
     click.echo(", ".join(f"{rows:,} {state}" for state, rows in states.items()))
     click.echo(f"{behind:,} behind one of their key and topic that failed")
-    click.echo("a relay is elected" if relay_is_elected else "no relay is elected: nothing goes out")
+    click.echo(
+        "a relay is elected"
+        if relay_is_elected
+        else "no relay is elected now: unless they take turns (OUTBOX_LISTEN=false), nothing goes out"
+    )
     return STATUS_DONE
 
 

@@ -165,17 +165,25 @@ class Partitioner(DefaultPartitioner):  # type: ignore[misc]
 
 
 def headers_of(row: OutboxRow) -> list[tuple[str, bytes]]:
-    """What the platform's producers say in headers, so that a consumer need not open the value."""
+    """What the platform's producers say in headers, so that a consumer need not open the value.
+
+    Raises:
+        ValueError: the row holds no envelope.
+    """
     head = from_json(row.event_data[:_CHARACTERS_OF_HEAD], allow_partial=True)
-    if not head.keys() >= _OF_HEAD:
+    if not (isinstance(head, dict) and head.keys() >= _OF_HEAD):
         head = from_json(row.event_data)
+    if not isinstance(head, dict):
+        raise ValueError("event_data is no envelope: it is no JSON object")
+    if missing := _OF_HEAD - head.keys():
+        raise ValueError(f"event_data is no envelope: it lacks {', '.join(sorted(missing))}")
     headers = [
         ("event_id", str(row.event_id).encode()),
         ("event_type", row.event_type.encode()),
-        ("source_service", head["source_service"].encode()),
+        ("source_service", str(head["source_service"]).encode()),
         ("schema_version", str(head["schema_version"]).encode()),
-        ("occurred_at", head["event_timestamp"].encode()),
-        ("trace_id", head["correlation_id"].encode()),
+        ("occurred_at", str(head["event_timestamp"]).encode()),
+        ("trace_id", str(head["correlation_id"]).encode()),
         ("content_type", b"application/json"),
     ]
     if row.traceparent is not None:

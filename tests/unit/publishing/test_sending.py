@@ -77,6 +77,20 @@ def test_headers_repeat_what_the_envelope_says_wherever_it_says_it(length: int, 
     assert said["trace_id"].decode() == envelope["correlation_id"]
 
 
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ("{}", "it lacks correlation_id, event_timestamp, schema_version, source_service"),
+        ("[1]", "no JSON object"),
+        (f'["{"x" * 600}"]', "no JSON object"),
+        (f'{{"data": "{"x" * 600}", "correlation_id": 1}}', "it lacks event_timestamp, schema_version, source_service"),
+    ],
+)
+def test_a_row_without_an_envelope_is_refused_by_name(data: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        headers_of(dataclasses.replace(row(1), event_data=data))
+
+
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=40), st.integers(1, 20))))
 def test_a_key_goes_to_the_partition_that_every_kafka_client_gives_it(sends: list[tuple[bytes, int]]) -> None:
     partitioner = Partitioner()
