@@ -132,7 +132,9 @@ class Metrics:
             registry=registry,
         )
         self.relay_active = Gauge(
-            "ras_outbox_relay_active", "1 on the replica whose relay publishes.", registry=registry
+            "ras_outbox_relay_active",
+            "1 on the replica whose relay publishes; where they take turns, where the last try was let in.",
+            registry=registry,
         )
         self.notification_projections = Counter(
             "ras_notification_projections", "Notifications projected from announcements.", ["result"], registry=registry

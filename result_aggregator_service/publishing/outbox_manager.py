@@ -44,13 +44,14 @@ _TAKE_TURNS = text(
 _NOTIFY = text(f"SELECT pg_notify('{NOTIFY_CHANNEL}', '')")
 
 # `now()`, not `clock_timestamp()`: only what stands still during the statement can bound the scan of an index. Else all
-# that is published would be read for the little that is past its retention.
+# that is published would be read for the little that is past its retention. An array, not IN: that is looked up by the
+# primary key, whatever PostgreSQL takes the table for.
 _DELETE_PUBLISHED = text(
     """
-    DELETE FROM event_outbox WHERE id IN (
+    DELETE FROM event_outbox WHERE id = ANY(ARRAY(
         SELECT id FROM event_outbox
         WHERE published_at < now() - make_interval(secs => :seconds)
-        ORDER BY published_at LIMIT :rows FOR UPDATE SKIP LOCKED)
+        ORDER BY published_at LIMIT :rows FOR UPDATE SKIP LOCKED))
     """
 )
 # What an operator does. Rows are locked in the order of their ids, the relay's own order.
