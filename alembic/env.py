@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -14,20 +14,27 @@ from result_aggregator_service.storage.tables import metadata
 LOCK_TIMEOUT = "5s"
 
 
+def limit_waits(connection: Connection) -> None:
+    """Local to the transaction: behind a pooler the session is lent to others after each."""
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+
+
 def run(connection: Connection) -> None:
     """Run the migrations in one transaction each."""
+    event.listen(connection, "begin", limit_waits)
     context.configure(
         connection=connection, target_metadata=metadata, compare_server_default=True, transaction_per_migration=True
     )
     with context.begin_transaction():
-        connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
         context.run_migrations()
 
 
 async def migrate() -> None:
-    """Connect directly: a transaction-pooling proxy would not keep the session's lock timeout."""
+    """Connect directly where that is possible. Nothing is prepared by name, so that a pooler will do as well."""
     settings = DatabaseSettings.load()
-    connect_args = {"ssl": tls} if (tls := settings.postgres_ssl()) else {}
+    connect_args: dict[str, object] = {"statement_cache_size": 0}
+    if tls := settings.postgres_ssl():
+        connect_args["ssl"] = tls
     engine = create_async_engine(settings.postgres_direct_url, poolclass=NullPool, connect_args=connect_args)
     try:
         async with engine.connect() as connection:

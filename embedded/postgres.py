@@ -5,7 +5,6 @@ must lie where that user can get to (see `server_folder`); no user is added, no 
 """
 
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -16,7 +15,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
 
-from embedded.process import LOOPBACK, ServerError, ServerProcess, first_closed_folder, launch, run_tool
+from embedded.process import (
+    LOOPBACK,
+    ServerError,
+    ServerProcess,
+    first_closed_folder,
+    launch,
+    run_tool,
+    user_to_run_under,
+)
 from embedded.small_disk import SmallDisk, why_no_small_disk
 
 _SUPERUSER = "postgres"
@@ -86,23 +93,23 @@ class EmbeddedPostgres(ServerProcess):
         return self.data_dir / "cluster"
 
     def _prepare(self, port: int) -> None:
-        if os.geteuid() == 0:
+        user = user_to_run_under()
+        if user is not None:
             closed = first_closed_folder(self.data_dir.parent)
             if closed is not None:
                 raise ServerError(
                     f"PostgreSQL refuses to run as root and its stand-in user cannot enter {closed}: "
                     f"give it a data folder elsewhere, such as one of embedded.process.server_folder()"
                 )
-            user_id, group_id = _stand_in_user()
-            os.chown(self.data_dir, user_id, group_id)
+            os.chown(self.data_dir, *user)
         if not (self._cluster / "PG_VERSION").exists():
             self._make_cluster()
         if self._disk is None:
             if self._on_small_disk.exists():
                 raise ServerError(f"the tables of {self._cluster} were on a small disk, which is gone")
             if self._disk_bytes is not None:
-                user = _user_to_run_under() or (os.geteuid(), os.getegid())
-                self._disk = SmallDisk(self._cluster / "base", self._disk_bytes, user)
+                owner = user or (os.geteuid(), os.getegid())
+                self._disk = SmallDisk(self._cluster / "base", self._disk_bytes, owner)
                 self._on_small_disk.touch()
 
     @property
@@ -117,7 +124,7 @@ class EmbeddedPostgres(ServerProcess):
         password_file.unlink(missing_ok=True)
         password_file.touch(mode=0o600)
         password_file.write_text(secrets.token_hex(16) + "\n")
-        user = _user_to_run_under()
+        user = user_to_run_under()
         _give_to_server(password_file)
         command = [str(self._binary("initdb")), "--pgdata", str(unfinished), "--username", _SUPERUSER]
         command += ["--pwfile", str(password_file), "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"]
@@ -132,7 +139,7 @@ class EmbeddedPostgres(ServerProcess):
             command += ["-c", f"{setting}={value}"]
         self._launched_at = int(time.time())
         namespace = None if self._disk is None else self._disk.namespace
-        return launch(command, log=self.log, user=_user_to_run_under(), namespace=namespace)
+        return launch(command, log=self.log, user=user_to_run_under(), namespace=namespace)
 
     def _is_ready(self, process: subprocess.Popen[bytes], port: int) -> bool:
         # What pg_ctl reads: pid, start time and state of the server, or of an earlier one that was killed. A standby is
@@ -165,7 +172,7 @@ class EmbeddedPostgres(ServerProcess):
             ServerError: it does not run as a standby, or did not take over within `start_timeout_seconds`.
         """
         command = [str(self._binary("pg_ctl")), "promote", "--wait", "--pgdata", str(self._cluster)]
-        user = _user_to_run_under()
+        user = user_to_run_under()
         run_tool("pg_ctl promote", command, log=self.log, timeout_seconds=self.start_timeout_seconds, user=user)
 
     # A full disk.
@@ -226,21 +233,6 @@ class EmbeddedPostgres(ServerProcess):
 
 
 def _give_to_server(path: Path) -> None:
-    user = _user_to_run_under()
+    user = user_to_run_under()
     if user is not None:
         os.chown(path, *user)
-
-
-def _user_to_run_under() -> tuple[int, int] | None:
-    return _stand_in_user() if os.geteuid() == 0 else None
-
-
-def _stand_in_user() -> tuple[int, int]:
-    """User and group id for a server that refuses root: one with a name, since initdb asks for it."""
-    for name in ("nobody", "daemon"):
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return entry.pw_uid, entry.pw_gid
-    raise ServerError("running as root, PostgreSQL needs another user to run as: neither nobody nor daemon exists")

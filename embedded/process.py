@@ -7,6 +7,7 @@ signal is ever sent to a process that this module did not start.
 import atexit
 import contextlib
 import os
+import pwd
 import queue
 import random
 import shutil
@@ -124,6 +125,23 @@ def first_closed_folder(path: Path) -> Path | None:
         if folder.is_dir() and not folder.stat().st_mode & 0o001:
             return folder
     return None
+
+
+def user_to_run_under() -> tuple[int, int] | None:
+    """User and group id for a server that refuses root: None if this is another user already.
+
+    Raises:
+        ServerError: there is no such user. It has to have a name, since PostgreSQL's initdb asks for it.
+    """
+    if os.geteuid() != 0:
+        return None
+    for name in ("nobody", "daemon"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return entry.pw_uid, entry.pw_gid
+    raise ServerError("running as root, this server needs another user to run as: neither nobody nor daemon exists")
 
 
 _Fork = Callable[[], subprocess.Popen[bytes]]

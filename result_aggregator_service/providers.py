@@ -20,9 +20,11 @@ from result_aggregator_service.jobs.housekeeping import Housekeeper, Invalidator
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.projection.completion import Completion
 from result_aggregator_service.projection.projector import Projector
+from result_aggregator_service.publishing.election import Election
 from result_aggregator_service.publishing.event_publisher import EventPublisher
 from result_aggregator_service.publishing.outbox_manager import OutboxManager
 from result_aggregator_service.publishing.relay import Relay
+from result_aggregator_service.publishing.sender import Sender
 from result_aggregator_service.resilience.circuit_breaker import BreakerState, CircuitBreaker
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.batch_reader import BatchReader
@@ -183,9 +185,15 @@ class PublishingProvider(Provider):
     outbox = provide(OutboxManager)
     publisher = provide(EventPublisher)
 
+    sender = provide(Sender)
+
     @provide
-    def relay(self, settings: Settings, database: Database, outbox: OutboxManager, metrics: Metrics) -> Relay:
-        return Relay(settings, database, outbox, metrics, _breaker("kafka", settings.outbox_breaker_seconds, metrics))
+    def election(self, settings: Settings) -> Election:
+        return Election(settings)
+
+    @provide
+    def relay(self, settings: Settings, election: Election, sender: Sender, metrics: Metrics) -> Relay:
+        return Relay(settings, election, sender, metrics, _breaker("kafka", settings.outbox_breaker_seconds, metrics))
 
 
 class SupervisionProvider(Provider):

@@ -121,6 +121,7 @@ class Settings(DatabaseSettings):
     shutdown_timeout_seconds: Seconds = 20.0
 
     # PostgreSQL
+    database_prepared_statements: bool = True
     database_pool_size: int = Field(default=20, ge=1)
     database_max_overflow: int = Field(default=10, ge=0)
     database_command_timeout_seconds: Seconds = 30.0
@@ -171,6 +172,7 @@ class Settings(DatabaseSettings):
     raise_on_deserialization_error: bool = False
 
     # the outbox
+    outbox_listen: bool = True
     outbox_poll_interval: Seconds = 5.0
     outbox_batch_size: int = Field(default=100, ge=1)
     outbox_max_attempts: int = Field(default=5, ge=1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from embedded import ApacheKafka, EmbeddedPostgres, EmbeddedValkey, server_folder
+from embedded import ApacheKafka, EmbeddedPgBouncer, EmbeddedPostgres, EmbeddedValkey, server_folder
 from tests.servers import (
     GIVEN,
     LEFT_OUT,
@@ -146,6 +146,14 @@ def own_postgres(own_folder: Path) -> Iterator[EmbeddedPostgres]:
 @pytest.fixture
 def own_valkey(own_folder: Path) -> Iterator[EmbeddedValkey]:
     with EmbeddedValkey(own_folder / "valkey") as server:
+        yield server
+
+
+@pytest.fixture
+def pgbouncer(postgres_server: PostgresServer, own_folder: Path) -> Iterator[EmbeddedPgBouncer]:
+    """In transaction mode, with three sessions for each database of the PostgreSQL that all tests share."""
+    leave_out_for(EmbeddedPgBouncer.why_unavailable())
+    with EmbeddedPgBouncer(own_folder / "pgbouncer", postgres_server.url) as server:
         yield server
 
 

@@ -37,6 +37,7 @@ from result_aggregator_service.commands.terminal import (
     terminal_width,
 )
 from result_aggregator_service.contracts.fields import wire_time
+from result_aggregator_service.publishing.election import ELECTION_LOCK
 from result_aggregator_service.publishing.outbox_manager import (
     UNPUBLISHED,
     OutboxCount,
@@ -45,7 +46,6 @@ from result_aggregator_service.publishing.outbox_manager import (
     OutboxRecord,
     RowState,
 )
-from result_aggregator_service.publishing.relay import ELECTION_LOCK
 from result_aggregator_service.storage.engine import Database
 
 _FAILED = (RowState.RETRYING, RowState.PARKED)
@@ -232,7 +232,11 @@ async def stats(as_json: bool) -> int:
         click.echo(line)
     click.echo(", ".join(f"{rows:,} {state}" for state, rows in states.items()))
     click.echo(f"{behind:,} behind one of their key and topic that failed")
-    click.echo("a relay is elected" if relay_is_elected else "no relay is elected: nothing goes out")
+    click.echo(
+        "a relay is elected"
+        if relay_is_elected
+        else "no relay is elected now: unless they take turns (OUTBOX_LISTEN=false), nothing goes out"
+    )
     return STATUS_DONE
 
 

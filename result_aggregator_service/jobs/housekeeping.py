@@ -23,6 +23,7 @@ _log = structlog.get_logger(__name__)
 _SECONDS_BETWEEN_TURNS = 1.0
 _TURNS_BETWEEN_CLEANUPS = 60
 _ROWS_AT_ONCE = 1000
+_BATCHES_IN_A_TURN = 10
 
 
 class Invalidator:
@@ -82,21 +83,21 @@ class Housekeeper:
 
     async def run(self) -> None:
         """Keep house until stopped."""
-        turn = 0
+        turns_until_cleanup = 0
         while not self._stopping.is_set():
             self.heartbeat.beat("keeping house")
             try:
                 while await self._invalidator.make_pending():
                     self.heartbeat.beat("invalidating")
                 await self.measure()
-                if turn % _TURNS_BETWEEN_CLEANUPS == 0:
-                    await self.clean_up()
+                if turns_until_cleanup <= 0 and not await self.clean_up():
+                    turns_until_cleanup = _TURNS_BETWEEN_CLEANUPS
             except Exception as error:
                 if not is_trouble(error):
                     raise
                 self.heartbeat.waits_for("PostgreSQL")
                 _log.warning("housekeeping_waits", error=first_line(error))
-            turn += 1
+            turns_until_cleanup -= 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _SECONDS_BETWEEN_TURNS)
 
@@ -110,12 +111,16 @@ class Housekeeper:
         self._metrics.outbox_parked.set(outbox.parked)
         self._metrics.outbox_oldest_age.set(outbox.oldest_seconds)
 
-    async def clean_up(self) -> None:
-        """Delete what is past its retention, in small batches."""
+    async def clean_up(self) -> bool:
+        """Delete some of what is past its retention, in small batches; whether there may be more.
+
+        Not all of it, be it a day's: invalidations and gauges, which wait meanwhile, are due every second.
+        """
         outbox_seconds = self._settings.outbox_retention_hours * 3600
         inbox_seconds = self._settings.inbox_retention_hours * 3600
         published = entries = 0
-        while not self._stopping.is_set():
+        more = True
+        for _ in range(_BATCHES_IN_A_TURN):
             self.heartbeat.beat("cleaning up")
             async with self._database.transaction() as session:
                 rows = await self._outbox.delete_published(
@@ -123,7 +128,9 @@ class Housekeeper:
                 )
                 old = await self._inbox.forget(session, older_than_seconds=inbox_seconds, rows=_ROWS_AT_ONCE)
             published, entries = published + rows, entries + old
-            if rows < _ROWS_AT_ONCE and old < _ROWS_AT_ONCE:
+            more = rows == _ROWS_AT_ONCE or old == _ROWS_AT_ONCE
+            if not more or self._stopping.is_set():
                 break
         if published or entries:
             _log.info("cleaned_up", outbox_rows=published, inbox_entries=entries)
+        return more

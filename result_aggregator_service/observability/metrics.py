@@ -116,6 +116,9 @@ class Metrics:
         self.events_published = Counter(
             "ras_events_published", "Sends of outbox rows.", ["topic", "result"], registry=registry
         )
+        self.outbox_retries = Counter(
+            "ras_outbox_retries", "Sends of rows that had failed before.", ["topic"], registry=registry
+        )
         self.outbox_depth = Gauge(
             "ras_outbox_depth", "Outbox rows not yet published, parked ones included.", registry=registry
         )
@@ -130,7 +133,9 @@ class Metrics:
             registry=registry,
         )
         self.relay_active = Gauge(
-            "ras_outbox_relay_active", "1 on the replica whose relay publishes.", registry=registry
+            "ras_outbox_relay_active",
+            "1 on the replica whose relay publishes; where they take turns, where the last try was let in.",
+            registry=registry,
         )
         self.notification_projections = Counter(
             "ras_notification_projections", "Notifications projected from announcements.", ["result"], registry=registry

@@ -3,11 +3,11 @@
 Invariant: what a transaction announced is in the outbox if and only if that transaction committed.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, RowMapping, and_, case, func, select, text
@@ -43,57 +43,15 @@ _TAKE_TURNS = text(
 )
 _NOTIFY = text(f"SELECT pg_notify('{NOTIFY_CHANNEL}', '')")
 
-# A row is held back by an earlier one of its key and topic that failed and waits: for its next try, or (policy
-# `block`) for an operator. Failed rows are few and have an index of their own.
-_CLAIM = text(
-    """
-    SELECT id, event_id, event_type, event_data::text AS event_data, event_key, topic, traceparent, retry_count
-    FROM event_outbox o
-    WHERE published_at IS NULL AND parked_at IS NULL
-      AND (next_attempt_at IS NULL OR next_attempt_at <= clock_timestamp())
-      AND NOT EXISTS (
-        SELECT FROM event_outbox f
-        WHERE f.published_at IS NULL AND f.retry_count > 0
-          AND f.topic = o.topic AND f.event_key = o.event_key AND f.id < o.id
-          AND (f.parked_at IS NULL AND f.next_attempt_at > clock_timestamp() OR f.parked_at IS NOT NULL AND :block))
-    ORDER BY id LIMIT :limit
-    """
-)
-# Not in the words of the claim, whose mistakes it is to show.
-_SENDABLE = text(
-    """
-    SELECT min(id), count(*) FROM event_outbox o
-    WHERE published_at IS NULL AND retry_count = 0
-      AND (topic, event_key) NOT IN (
-        SELECT topic, event_key FROM event_outbox WHERE published_at IS NULL AND retry_count > 0)
-    """
-)
-_MARK_PUBLISHED = text(
-    """
-    UPDATE event_outbox SET published_at = clock_timestamp(), last_error = NULL
-    WHERE id = ANY(:ids) AND published_at IS NULL
-    RETURNING extract(epoch FROM published_at - created_at)::float8
-    """
-)
-_RECORD_FAILURES = text(
-    """
-    UPDATE event_outbox o SET
-        retry_count = o.retry_count + 1,
-        last_error = r.last_error,
-        parked_at = CASE WHEN o.retry_count + 1 >= :max_attempts THEN clock_timestamp() END,
-        next_attempt_at = clock_timestamp()
-            + make_interval(secs => least(power(2, o.retry_count), 60) * (0.5 + random() / 2))
-    FROM json_to_recordset(CAST(:rows AS json)) AS r(id bigint, last_error text)
-    WHERE o.id = r.id
-    RETURNING o.id, o.parked_at IS NOT NULL AS parked
-    """
-)
+# `now()`, not `clock_timestamp()`: only what stands still during the statement can bound the scan of an index. Else all
+# that is published would be read for the little that is past its retention. An array, not IN: that is looked up by the
+# primary key, whatever PostgreSQL takes the table for.
 _DELETE_PUBLISHED = text(
     """
-    DELETE FROM event_outbox WHERE id IN (
+    DELETE FROM event_outbox WHERE id = ANY(ARRAY(
         SELECT id FROM event_outbox
-        WHERE published_at < clock_timestamp() - make_interval(secs => :seconds)
-        ORDER BY published_at LIMIT :rows FOR UPDATE SKIP LOCKED)
+        WHERE published_at < now() - make_interval(secs => :seconds)
+        ORDER BY published_at LIMIT :rows FOR UPDATE SKIP LOCKED))
     """
 )
 # What an operator does. Rows are locked in the order of their ids, the relay's own order.
@@ -120,20 +78,6 @@ _STATISTICS = text(
     FROM event_outbox WHERE published_at IS NULL
     """
 )
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
-    """A row as the relay sends it; `event_data` is the envelope's JSON."""
-
-    id: int
-    event_id: UUID
-    event_type: str
-    event_data: str
-    event_key: str
-    topic: str
-    traceparent: str | None
-    retry_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +192,7 @@ class OutboxCount:
 
 
 class OutboxManager:
-    """The outbox table."""
+    """The outbox table, but for what the relay asks of it: that is `OutboxQueue`."""
 
     async def enqueue(self, session: WriteSession, announcements: Sequence[Announcement]) -> None:
         """Add rows, in order, and wake the relay when the transaction commits.
@@ -274,28 +218,6 @@ class OutboxManager:
         ]
         await session.execute(_ENQUEUE, rows_parameter(rows))
         await session.execute(_NOTIFY)
-
-    async def claim(
-        self, session: ReadSession, *, limit: int, parked_key_policy: Literal["block", "skip"]
-    ) -> list[OutboxRow]:
-        """The next rows to send, oldest first. Only the elected relay may ask."""
-        rows = await session.execute(_CLAIM, {"limit": limit, "block": parked_key_policy == "block"})
-        return [OutboxRow(**row) for row in rows.mappings()]
-
-    async def sendable(self, session: ReadSession) -> tuple[int | None, int]:
-        """The id of the first row that was never tried and has no failed one of its key and topic, and their number."""
-        first, rows = (await session.execute(_SENDABLE)).one()
-        return first, rows
-
-    async def mark_published(self, session: WriteSession, ids: Collection[int]) -> list[float]:
-        """Mark rows that Kafka acknowledged; return for each the seconds since it was made."""
-        return list(await session.scalars(_MARK_PUBLISHED, {"ids": sorted(ids)}))
-
-    async def record_failures(self, session: WriteSession, errors: Mapping[int, str], *, max_attempts: int) -> set[int]:
-        """Note why rows could not be sent; return those that are parked now, their attempts used up."""
-        rows = [{"id": row_id, "last_error": error} for row_id, error in sorted(errors.items())]
-        result = await session.execute(_RECORD_FAILURES, {**rows_parameter(rows), "max_attempts": max_attempts})
-        return {row.id for row in result if row.parked}
 
     async def delete_published(self, session: WriteSession, *, older_than_seconds: float, rows: int) -> int:
         """Delete up to `rows` rows published longer ago than that; return how many there were."""

@@ -1,15 +1,20 @@
 """Connections to PostgreSQL. A session that may write is another type than one that may only read one snapshot."""
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import NewType
 
 import asyncpg
 import orjson
-from sqlalchemy import text
+import structlog
+from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from result_aggregator_service.settings import Settings
+
+_log = structlog.get_logger(__name__)
 
 WriteSession = NewType("WriteSession", AsyncSession)
 """A session inside the one transaction of a unit of work; whoever is handed it neither begins nor commits."""
@@ -31,6 +36,16 @@ def create_engine(settings: Settings) -> AsyncEngine:
     }
     if tls := settings.postgres_ssl():
         connect_args["ssl"] = tls
+    if settings.database_prepared_statements:
+        # The driver counts from 1 in each process. Behind a pooler that keeps no statements, under one name there might
+        # be another process's statement; so it is none at all, which is an error.
+        process = secrets.token_hex(4)
+        names = count(1)
+        connect_args["prepared_statement_name_func"] = lambda: f"ras_{process}_{next(names):x}"
+    else:
+        # The driver then names no statement, and sends the text with each execution. SQLAlchemy's own cache stays: it
+        # keeps what a statement takes and returns, which need not be asked for each time.
+        connect_args["statement_cache_size"] = 0
     return create_async_engine(
         settings.postgres_url,
         pool_size=settings.database_pool_size,
@@ -71,7 +86,32 @@ class Database:
 
 async def connect_directly(settings: Settings) -> asyncpg.Connection:
     """A connection of its own, kept: for LISTEN and session advisory locks, past any transaction-pooling proxy."""
-    url = settings.postgres_direct_url.set(drivername="postgresql")
+    connection = await _connect(settings, settings.postgres_direct_url, "direct")
+    try:
+        await _tell_if_pooled(connection)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+async def _tell_if_pooled(connection: asyncpg.Connection) -> None:
+    """A pooler makes up the process id that it gives on connecting. One that pools sessions does no harm."""
+    if connection.get_server_pid() != await connection.fetchval("SELECT pg_backend_pid()"):
+        _log.warning(
+            "direct_connection_is_pooled",
+            reason="if sessions are lent by the transaction, wake-ups are lost and two relays may publish at once",
+            mend="set DATABASE_DIRECT_URL to the database itself, or OUTBOX_LISTEN=false",
+        )
+
+
+async def connect_through_proxy(settings: Settings) -> asyncpg.Connection:
+    """A connection of its own, kept, that relies on nothing that outlives a transaction."""
+    return await _connect(settings, settings.postgres_url, "turns", cached_statements=0)
+
+
+async def _connect(settings: Settings, url: URL, what_for: str, *, cached_statements: int = 100) -> asyncpg.Connection:
+    url = url.set(drivername="postgresql")
     query = dict(url.query)
     if "ssl" in query:
         query["sslmode"] = query.pop("ssl")
@@ -80,5 +120,6 @@ async def connect_directly(settings: Settings) -> asyncpg.Connection:
         ssl=settings.postgres_ssl(),
         timeout=5,
         command_timeout=settings.database_command_timeout_seconds,
-        server_settings={"application_name": f"{settings.service_name} (direct)"},
+        server_settings={"application_name": f"{settings.service_name} ({what_for})"},
+        statement_cache_size=cached_statements,
     )

@@ -23,11 +23,12 @@ _DATABASE_IDENTITY = text(
     FROM service_state s, pg_control_system() c, pg_control_checkpoint() k
     """
 )
+# As in the outbox: `now()`, by which the index can be used, and an array, which is looked up by the primary key.
 _FORGET = text(
     """
-    DELETE FROM processed_events WHERE event_id IN (
+    DELETE FROM processed_events WHERE event_id = ANY(ARRAY(
         SELECT event_id FROM processed_events
-        WHERE processed_at < clock_timestamp() - make_interval(secs => :seconds) LIMIT :rows)
+        WHERE processed_at < now() - make_interval(secs => :seconds) LIMIT :rows FOR UPDATE SKIP LOCKED))
     """
 )
 

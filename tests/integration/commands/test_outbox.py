@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Collection
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -12,12 +12,20 @@ from sqlalchemy import text
 
 from result_aggregator_service.__main__ import main
 from result_aggregator_service.contracts.topics import BATCH_RESULTS_READY
-from result_aggregator_service.publishing.outbox_manager import OutboxManager, OutboxRow
-from result_aggregator_service.publishing.relay import ELECTION_LOCK
+from result_aggregator_service.publishing.election import ELECTION_LOCK
+from result_aggregator_service.publishing.outbox_queue import OutboxQueue, OutboxRow
 from result_aggregator_service.settings import Settings
-from result_aggregator_service.storage.engine import Database, ReadSession
+from result_aggregator_service.storage.engine import Database
 from tests.integration.commands.operator import Ended, Operator
-from tests.integration.publishing.test_relay import announcement, elected, enqueue, ids, nothing_left, relay_with
+from tests.integration.publishing.relaying import (
+    announcement,
+    elected,
+    enqueue,
+    ids,
+    nothing_left,
+    queue_of,
+    relay_with,
+)
 from tests.integration.service.wiring import KEY, Wire, container_of, rows, settings_for, turning, value
 from tests.servers import KafkaServer
 
@@ -58,10 +66,9 @@ async def wire(kafka_server: KafkaServer) -> AsyncIterator[Wire]:
 
 async def fail(container: AsyncContainer, errors: dict[int, str], *, attempts: int = 1, max_attempts: int = 1) -> None:
     """Kafka has refused these rows so often."""
-    database, outbox = await container.get(Database), await container.get(OutboxManager)
-    for _ in range(attempts):
-        async with database.transaction() as session:
-            await outbox.record_failures(session, errors, max_attempts=max_attempts)
+    async with queue_of(container) as queue:
+        for _ in range(attempts):
+            await queue.record_failures(errors, max_attempts=max_attempts)
 
 
 @pytest.fixture
@@ -69,9 +76,9 @@ async def filled(container: AsyncContainer) -> AsyncContainer:
     """1 is published, 2 parked with 3 behind it, 4 retrying with an ugly error, 5 waiting for another topic."""
     for number, key in enumerate(("a", "b", "b", "c", "d"), start=1):
         await enqueue(container, announcement(key, number))
-    database, outbox = await container.get(Database), await container.get(OutboxManager)
-    async with database.transaction() as session:
-        await outbox.mark_published(session, [1])
+    database = await container.get(Database)
+    async with queue_of(container) as queue:
+        await queue.mark_published([1])
     await fail(container, {2: "MessageSizeTooLargeError: the message is 1048999 bytes, which is more than is taken"})
     await fail(container, {4: "UnknownTopicOrPartitionError: \x1b[31m100% \u00e5\nof it"}, attempts=2, max_attempts=9)
     await rows(database, "UPDATE event_outbox SET topic = 'other' WHERE id = 5 RETURNING id")
@@ -253,35 +260,30 @@ async def test_dropping_a_parked_row_lets_those_behind_it_go_out_at_once(
     assert await left(relaying) == [2]
 
 
-class SlowToSend(OutboxManager):
-    """What the relay has claimed it sends only when the test says so."""
-
-    def __init__(self) -> None:
-        self.claimed, self.go_on = asyncio.Event(), asyncio.Event()
-
-    async def claim(
-        self, session: ReadSession, *, limit: int, parked_key_policy: Literal["block", "skip"]
-    ) -> list[OutboxRow]:
-        claimed = await super().claim(session, limit=limit, parked_key_policy=parked_key_policy)
-        if claimed:
-            self.claimed.set()
-            await self.go_on.wait()
-        return claimed
-
-
 async def test_a_row_that_is_being_sent_is_never_said_to_be_dropped(
     relaying: AsyncContainer, operator: Operator, wire: Wire
 ) -> None:
     sent = announcement("b")
-    slow = SlowToSend()
-    async with turning(await relay_with(relaying, outbox=slow)):
+    claimed, go_on = asyncio.Event(), asyncio.Event()
+
+    class SlowToSend(OutboxQueue):
+        """What the relay has claimed it sends only when the test says so."""
+
+        async def claim(self, *, limit: int, in_flight: Collection[int] = ()) -> list[OutboxRow]:
+            rows = await super().claim(limit=limit, in_flight=in_flight)
+            if rows:
+                claimed.set()
+                await go_on.wait()
+            return rows
+
+    async with turning(await relay_with(relaying, queue=SlowToSend)):
         await enqueue(relaying, sent)
-        await asyncio.wait_for(slow.claimed.wait(), 30)
+        await asyncio.wait_for(claimed.wait(), 30)
         for arguments in (["1"], ["--state", "waiting"]):
             refused = await operator("drop", *arguments, "--yes")
             assert (refused.status, refused.out) == (1, b"0 of 1 dropped\n")
             assert refused.err == b"1: waiting: a relay may be sending it: stop the service first\n"
-        slow.go_on.set()
+        go_on.set()
         await nothing_left(relaying)
     assert ids(await wire.published(1)) == [str(sent.event_id)]
     assert (await operator("drop", "1", "--yes")).err == b"1: published\n"

@@ -3,98 +3,41 @@
 import asyncio
 import dataclasses
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
-from uuid import uuid5
 
 import pytest
-from aiokafka.structs import ConsumerRecord
 from dishka import AsyncContainer
-from sqlalchemy import text
 
 from embedded import ApacheKafka
 from result_aggregator_service.contracts.topics import BATCH_ASSESSMENT_COMPLETED, BATCH_RESULTS_READY
 from result_aggregator_service.domain.announcements import Announcement
-from result_aggregator_service.domain.event import Event
 from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.publishing.election import ELECTION_LOCK
 from result_aggregator_service.publishing.outbox_manager import OutboxManager
-from result_aggregator_service.publishing.relay import ELECTION_LOCK, Relay
+from result_aggregator_service.publishing.outbox_queue import OutboxQueue
+from result_aggregator_service.publishing.relay import Relay
 from result_aggregator_service.resilience.circuit_breaker import CircuitBreaker
 from result_aggregator_service.settings import Settings
-from result_aggregator_service.storage.engine import Database, WriteSession
+from result_aggregator_service.storage.engine import Database
+from tests.integration.publishing.relaying import (
+    UNPUBLISHED,
+    announcement,
+    elected,
+    enqueue,
+    ids,
+    ids_by_key,
+    nothing_left,
+    relay_with,
+    sample,
+)
 from tests.integration.service.process import in_thread
 from tests.integration.service.wiring import Wire, container_of, envelope_of, rows, settings_for, turning, value
 from tests.servers import Servers, create_topics, leave_out_for
 from tests.unit.domain import messages as say
-from tests.unit.domain.model import read_model
 from tests.waiting import eventually
 
-UNPUBLISHED = "SELECT count(*) FROM event_outbox WHERE published_at IS NULL"
 TOO_LARGE = "x" * (1024 * 1024)
-
-
-def announcement(batch: str, number: int = 0, *, padding: str = "") -> Announcement:
-    """The results of a batch, `number` telling one apart from another."""
-    history: list[Event] = [
-        say.registered(["e1"], batch, class_id=padding[:255] or None),
-        say.spellcheck("e1", batch),
-        say.outcome("spellcheck", ["e1"], batch=batch, at=100),
-        say.outcome("cj_assessment", batch=batch, at=200),
-    ]
-    [made] = read_model(*history).announced
-    envelope = made.envelope.model_copy(update={"event_id": uuid5(made.event_id, str(number))})
-    if padding:
-        data = envelope.data.model_copy(update={"user_id": padding})
-        envelope = envelope.model_copy(update={"data": data})
-    return dataclasses.replace(made, envelope=envelope)
-
-
-async def enqueue(container: AsyncContainer, *announcements: Announcement) -> None:
-    database, outbox = await container.get(Database), await container.get(OutboxManager)
-    async with database.transaction() as session:
-        await outbox.enqueue(session, announcements)
-
-
-async def nothing_left(container: AsyncContainer, *, within: float = 20.0) -> None:
-    database = await container.get(Database)
-
-    async def probe() -> bool:
-        return bool(await value(database, UNPUBLISHED) == 0)
-
-    await eventually(probe, within=within, what="an empty outbox")
-
-
-async def relay_with(container: AsyncContainer, *, outbox: Any = None, seconds_open: float = 0.5) -> Relay:
-    """The service's relay with a breaker that is soon tried again."""
-    return Relay(
-        await container.get(Settings),
-        await container.get(Database),
-        outbox or await container.get(OutboxManager),
-        await container.get(Metrics),
-        CircuitBreaker(seconds_open=seconds_open),
-    )
-
-
-async def elected(container: AsyncContainer, *, within: float = 10.0) -> None:
-    metrics = await container.get(Metrics)
-    await eventually(lambda: sample(metrics, "ras_outbox_relay_active") == 1, within=within, what="an elected relay")
-
-
-def sample(metrics: Metrics, name: str, **labels: str) -> float:
-    return metrics.registry.get_sample_value(name, labels) or 0.0
-
-
-def ids(records: Sequence[ConsumerRecord[bytes, bytes]]) -> list[str]:
-    return [str(envelope_of(record)["event_id"]) for record in records]
-
-
-def ids_by_key(records: Sequence[ConsumerRecord[bytes, bytes]]) -> dict[str, list[str]]:
-    by_key: dict[str, list[str]] = defaultdict(list)
-    for record in records:
-        assert record.key is not None
-        by_key[record.key.decode()].append(str(envelope_of(record)["event_id"]))
-    return by_key
 
 
 async def test_a_message_goes_out_with_its_key_its_headers_and_the_trace_of_its_cause(
@@ -246,9 +189,7 @@ async def test_while_kafka_is_away_the_rows_stay_and_all_go_out_in_order_afterwa
     )
     async with container_of(settings) as container, Wire(own_apache_kafka.bootstrap_servers) as wire:
         breaker = CircuitBreaker(seconds_open=1.0)
-        relay = await relay_with(container)
-        relay._breaker = breaker
-        async with turning(relay):
+        async with turning(await relay_with(container, breaker=breaker)):
             await enqueue(container, announcement("b", 0))
             await wire.published(1)
             await in_thread(own_apache_kafka.pause if hangs else own_apache_kafka.stop)
@@ -293,8 +234,26 @@ async def test_a_row_that_is_too_large_is_parked_after_its_attempts_and_its_neig
         assert "b1" not in ids_by_key(await wire.received())
         assert sample(metrics, "ras_events_published_total", topic=BATCH_RESULTS_READY, result="parked") == 1
         assert sample(metrics, "ras_events_published_total", topic=BATCH_RESULTS_READY, result="refused") == 1
+        assert sample(metrics, "ras_outbox_retries_total", topic=BATCH_RESULTS_READY) == 1
         await rows(database, "DELETE FROM event_outbox WHERE parked_at IS NOT NULL RETURNING id")
         await wire.published(lambda records: "b1" in ids_by_key(records))
+
+
+async def test_what_is_behind_a_refused_row_in_the_next_batch_waits_too(settings: Settings, wire: Wire) -> None:
+    """The next batch is claimed before it is known what becomes of the one that Kafka has."""
+    settings = settings.model_copy(update={"outbox_max_attempts": 1, "outbox_batch_size": 1})
+    large, behind, other = announcement("b1", 1, padding=TOO_LARGE), announcement("b1", 2), announcement("b2", 3)
+    async with container_of(settings) as container:
+        await enqueue(container, announcement("b3", 0), large, behind, other)
+        async with turning(await container.get(Relay)):
+            assert set(ids_by_key(await wire.published(2))) == {"b2", "b3"}
+            database = await container.get(Database)
+
+            async def two_left() -> bool:
+                return bool(await value(database, UNPUBLISHED) == 2)
+
+            await eventually(two_left)
+        assert set(ids_by_key(await wire.received())) == {"b2", "b3"}
 
 
 async def test_with_policy_skip_a_parked_row_frees_its_key(settings: Settings, wire: Wire) -> None:
@@ -344,29 +303,26 @@ async def test_a_batch_that_the_broker_refuses_costs_only_the_row_to_blame(
         assert await value(database, UNPUBLISHED) == 1
 
 
-class ForgetfulOutbox(OutboxManager):
-    """Fails once to mark what Kafka has acknowledged, as if the process had died in between."""
-
-    def __init__(self) -> None:
-        self.failures = 0
-
-    async def mark_published(self, session: WriteSession, ids: Collection[int]) -> list[float]:
-        if not self.failures:
-            self.failures += 1
-            await session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
-        return await super().mark_published(session, ids)
-
-
 async def test_what_was_sent_but_not_marked_is_sent_again_under_the_same_id(
     container: AsyncContainer, wire: Wire
 ) -> None:
-    outbox = ForgetfulOutbox()
+    """Once it fails to mark what Kafka has acknowledged, as if the process had died in between."""
+    failures = 0
+
+    class Forgetful(OutboxQueue):
+        async def mark_published(self, ids: Collection[int]) -> list[float]:
+            nonlocal failures
+            if not failures:
+                failures += 1
+                self._connection.terminate()
+            return await super().mark_published(ids)
+
     sent = [announcement("b", number) for number in range(3)]
     await enqueue(container, *sent)
-    async with turning(await relay_with(container, outbox=outbox)):
+    async with turning(await relay_with(container, queue=Forgetful)):
         records = await wire.published(6)
         await nothing_left(container)
-    assert outbox.failures == 1
+    assert failures == 1
     assert ids(records) == [str(made.event_id) for made in sent] * 2
 
 

@@ -7,9 +7,8 @@ import asyncio
 import itertools
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Literal
 from uuid import uuid4
 
 import httpx
@@ -24,11 +23,13 @@ from result_aggregator_service.contracts.topics import BATCH_RESULTS_READY, CONS
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.heartbeat import Heartbeat
 from result_aggregator_service.observability.metrics import Metrics
-from result_aggregator_service.publishing.outbox_manager import OutboxManager, OutboxRow
+from result_aggregator_service.publishing.election import Election
+from result_aggregator_service.publishing.outbox_queue import OutboxQueue, OutboxRow
 from result_aggregator_service.resilience.circuit_breaker import BreakerState
 from result_aggregator_service.settings import Settings
-from result_aggregator_service.storage.engine import Database, ReadSession
+from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.supervisor import Loops, Supervisor
+from tests.integration.publishing.relaying import queue_of
 from tests.integration.service.wiring import Wire, container_of, on_the_wire, rows, settings_for, swap, value
 from tests.samples import published
 from tests.servers import KafkaServer
@@ -194,18 +195,6 @@ async def in_a_transaction(settings: Settings, event: Event) -> None:
         await producer.stop()
 
 
-class BlindOutbox(OutboxManager):
-    """Finds no row to send, although there are some."""
-
-    def __init__(self) -> None:
-        self.sees = False
-
-    async def claim(
-        self, session: ReadSession, *, limit: int, parked_key_policy: Literal["block", "skip"]
-    ) -> list[OutboxRow]:
-        return await super().claim(session, limit=limit, parked_key_policy=parked_key_policy) if self.sees else []
-
-
 async def test_a_relay_that_publishes_nothing_of_what_there_is_fails_liveness_but_not_while_kafka_is_away(
     database_url: str, redis_url: str
 ) -> None:
@@ -216,13 +205,23 @@ async def test_a_relay_that_publishes_nothing_of_what_there_is_fails_liveness_bu
         outbox_send_timeout_seconds=0.5,
         outbox_breaker_seconds=1.0,
     )
-    outbox = BlindOutbox()
-    async with container_of(settings, swap(outbox, OutboxManager)) as container, impatient(container) as service:
+    sees = False
+
+    class Blind(OutboxQueue):
+        """Finds no row to send, although there are some."""
+
+        async def claim(self, *, limit: int, in_flight: Collection[int] = ()) -> list[OutboxRow]:
+            return await super().claim(limit=limit, in_flight=in_flight) if sees else []
+
+    async with (
+        container_of(settings, swap(Election(settings, Blind), Election)) as container,
+        impatient(container) as service,
+    ):
         await insert_outbox_rows(await container.get(Database), retry_counts=[0, 0])
         detail = await service.failing("relay")
         assert detail.startswith("publishing, rows to publish: 2, no progress for ")
 
-        outbox.sees = True
+        sees = True
         await eventually(service.is_alive)
 
         async def given_up() -> bool:
@@ -239,11 +238,11 @@ async def test_a_relay_that_publishes_nothing_of_what_there_is_fails_liveness_bu
 
 async def test_rows_that_wait_for_an_operator_or_for_their_next_try_are_no_work(database_url: str) -> None:
     async with container_of(settings_for(database_url)) as container:
-        database, outbox = await container.get(Database), await container.get(OutboxManager)
+        database = await container.get(Database)
 
         async def sendable() -> tuple[int | None, int]:
-            async with database.snapshot() as session:
-                return await outbox.sendable(session)
+            async with queue_of(container) as queue:
+                return await queue.sendable()
 
         assert await sendable() == (None, 0)
         await insert_outbox_rows(database, retry_counts=[1, 0, 0], key="held back")

@@ -1,6 +1,7 @@
 """The metrics by the names and labels that the platform's dashboards know."""
 
 import re
+from pathlib import Path
 
 from prometheus_client import generate_latest
 
@@ -47,8 +48,17 @@ def test_every_promised_metric_is_there_with_its_labels() -> None:
 def test_the_rest_of_what_is_promised_can_be_seen_too() -> None:
     names = " ".join(labels_by_name(Metrics()))
     promised = ("consumer_lag", "events_published", "outbox_depth", "oldest_unpublished", "commit_to_ack")
-    for word in (*promised, "notification_projections", "circuit_breaker_state", "quarantine_size"):
+    outbox = ("outbox_retries", "outbox_parked", "relay_active")
+    for word in (*promised, *outbox, "notification_projections", "circuit_breaker_state", "quarantine_size"):
         assert word in names, word
+
+
+def test_the_page_on_operating_tells_every_metric_of_the_outbox_with_its_labels() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "operating.md").read_text()
+    for name, labels in labels_by_name(Metrics()).items():
+        if "_outbox_" in name or name == "ras_events_published_total":
+            told = f"`{name}{{{','.join(labels)}}}`" if labels else f"`{name}`"
+            assert told in page
 
 
 def test_no_label_could_hold_an_id_or_a_path() -> None:
