@@ -124,7 +124,6 @@ class Relay:
 
     async def _publish_all(self, queue: OutboxQueue) -> None:
         """Publish batch after batch until there is none, or Kafka is in trouble."""
-        limit = self._settings.outbox_batch_size
         acknowledged: list[OutboxRow] = []
         rows = await self._claim(queue)
         if not rows:
@@ -133,9 +132,7 @@ class Relay:
             sending = asyncio.create_task(self._sender.send(rows), name="a batch of outbox rows")
             try:
                 await self._mark(queue, acknowledged)
-                # While a batch is not full there is nothing behind it, unless somebody has said so since.
-                look_ahead = not rows or len(rows) == limit or self._wake.is_set()
-                following = await self._claim(queue, in_flight=rows) if look_ahead else []
+                following = await self._claim_behind(rows, queue)
                 sent = await sending
             finally:
                 if not sending.done():
@@ -149,7 +146,14 @@ class Relay:
             else:
                 if rows:
                     self._breaker.succeeded()
-                acknowledged, rows = sent.acknowledged, following
+                # What has come meanwhile goes to Kafka before this is marked, which waits for PostgreSQL's disk.
+                acknowledged, rows = sent.acknowledged, following or await self._claim_behind(rows, queue)
+
+    async def _claim_behind(self, rows: Collection[OutboxRow], queue: OutboxQueue) -> list[OutboxRow]:
+        """What follows rows that are not marked yet: none, if they are no full batch and nobody has told of more."""
+        if len(rows) < self._settings.outbox_batch_size and not self._wake.is_set():
+            return []
+        return await self._claim(queue, in_flight=rows)
 
     async def _publish_batch(self, queue: OutboxQueue) -> bool:
         """Publish one batch; whether it is worth while to ask for more at once."""
