@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ from sqlalchemy import text
 from result_aggregator_service.__main__ import main
 from result_aggregator_service.contracts.topics import BATCH_RESULTS_READY
 from result_aggregator_service.publishing.election import ELECTION_LOCK
-from result_aggregator_service.publishing.outbox_queue import OutboxQueue, OutboxRow
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import Database
 from tests.integration.commands.operator import Ended, Operator
@@ -25,6 +24,7 @@ from tests.integration.publishing.relaying import (
     nothing_left,
     queue_of,
     relay_with,
+    slow_queue,
 )
 from tests.integration.service.wiring import KEY, Wire, container_of, rows, settings_for, turning, value
 from tests.servers import KafkaServer
@@ -264,26 +264,15 @@ async def test_a_row_that_is_being_sent_is_never_said_to_be_dropped(
     relaying: AsyncContainer, operator: Operator, wire: Wire
 ) -> None:
     sent = announcement("b")
-    claimed, go_on = asyncio.Event(), asyncio.Event()
-
-    class SlowToSend(OutboxQueue):
-        """What the relay has claimed it sends only when the test says so."""
-
-        async def claim(self, *, limit: int, in_flight: Collection[int] = ()) -> list[OutboxRow]:
-            rows = await super().claim(limit=limit, in_flight=in_flight)
-            if rows:
-                claimed.set()
-                await go_on.wait()
-            return rows
-
-    async with turning(await relay_with(relaying, queue=SlowToSend)):
+    queue = slow_queue()
+    async with turning(await relay_with(relaying, queue=queue)):
         await enqueue(relaying, sent)
-        await asyncio.wait_for(claimed.wait(), 30)
+        await asyncio.wait_for(queue.claimed.wait(), 30)
         for arguments in (["1"], ["--state", "waiting"]):
             refused = await operator("drop", *arguments, "--yes")
             assert (refused.status, refused.out) == (1, b"0 of 1 dropped\n")
             assert refused.err == b"1: waiting: a relay may be sending it: stop the service first\n"
-        go_on.set()
+        queue.go_on.set()
         await nothing_left(relaying)
     assert ids(await wire.published(1)) == [str(sent.event_id)]
     assert (await operator("drop", "1", "--yes")).err == b"1: published\n"

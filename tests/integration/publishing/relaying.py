@@ -1,8 +1,9 @@
 """Announcements to put into the outbox, a relay to publish them, and what can be seen of both."""
 
+import asyncio
 import dataclasses
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid5
@@ -15,7 +16,7 @@ from result_aggregator_service.domain.event import Event
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.publishing.election import Election
 from result_aggregator_service.publishing.outbox_manager import OutboxManager
-from result_aggregator_service.publishing.outbox_queue import OutboxQueue
+from result_aggregator_service.publishing.outbox_queue import OutboxQueue, OutboxRow
 from result_aggregator_service.publishing.relay import Relay
 from result_aggregator_service.publishing.sender import Sender
 from result_aggregator_service.resilience.circuit_breaker import CircuitBreaker
@@ -66,6 +67,42 @@ async def queue_of(container: AsyncContainer) -> AsyncIterator[OutboxQueue]:
     connection = await connect_directly(await container.get(Settings))
     yield OutboxQueue(connection, parked_key_policy="block")
     await connection.close()
+
+
+class ForgetfulQueue(OutboxQueue):
+    """Once it fails to mark what Kafka has acknowledged, as if the process had died in between. For one test each."""
+
+    marks = 0
+
+    async def mark_published(self, ids: Collection[int]) -> list[float]:
+        type(self).marks += 1
+        if self.marks == 1:
+            self._connection.terminate()
+        return await super().mark_published(ids)
+
+
+class SlowQueue(OutboxQueue):
+    """What it has claimed it gives only when the test says so. For one test each."""
+
+    claimed: asyncio.Event
+    go_on: asyncio.Event
+
+    async def claim(self, *, limit: int, in_flight: Collection[int] = ()) -> list[OutboxRow]:
+        rows = await super().claim(limit=limit, in_flight=in_flight)
+        if rows:
+            self.claimed.set()
+            await self.go_on.wait()
+        return rows
+
+
+def slow_queue() -> type[SlowQueue]:
+    """One of the test's own."""
+    return type("SlowQueueOfTheTest", (SlowQueue,), {"claimed": asyncio.Event(), "go_on": asyncio.Event()})
+
+
+def forgetful_queue() -> type[ForgetfulQueue]:
+    """One of the test's own."""
+    return type("ForgetfulQueueOfTheTest", (ForgetfulQueue,), {})
 
 
 async def relay_with(

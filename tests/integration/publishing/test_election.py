@@ -3,14 +3,12 @@
 import asyncio
 import signal
 import time
-from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 from dishka import AsyncContainer
 
 from result_aggregator_service.publishing.election import Election
-from result_aggregator_service.publishing.outbox_queue import OutboxQueue, OutboxRow
 from result_aggregator_service.publishing.relay import Relay
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import Database
@@ -19,10 +17,12 @@ from tests.integration.publishing.relaying import (
     announcement,
     elected,
     enqueue,
+    forgetful_queue,
     ids,
     ids_by_key,
     nothing_left,
     relay_with,
+    slow_queue,
 )
 from tests.integration.service.process import ServiceProcess
 from tests.integration.service.wiring import Wire, container_of, turning, value
@@ -77,27 +77,18 @@ async def test_a_standby_publishes_within_five_seconds_of_a_kill(
 @pytest.mark.parametrize("listens", [True, False], ids=["tenure", "turn"])
 async def test_one_that_waits_for_kafka_for_long_keeps_its_place(settings: Settings, listens: bool, wire: Wire) -> None:
     settings = settings.model_copy(update={"outbox_listen": listens, "outbox_poll_interval": 0.2})
-    claimed, go_on = asyncio.Event(), asyncio.Event()
-
-    class SlowToSend(OutboxQueue):
-        async def claim(self, *, limit: int, in_flight: Collection[int] = ()) -> list[OutboxRow]:
-            rows = await super().claim(limit=limit, in_flight=in_flight)
-            if rows:
-                claimed.set()
-                await go_on.wait()
-            return rows
-
+    queue = slow_queue()
     async with container_of(settings) as one, container_of(settings) as two:
         await enqueue(one, announcement("b"))
-        async with turning(await relay_with(one, queue=SlowToSend, seconds_of_silence=1)):
-            await asyncio.wait_for(claimed.wait(), 30)
+        async with turning(await relay_with(one, queue=queue, seconds_of_silence=1)):
+            await asyncio.wait_for(queue.claimed.wait(), 30)
             async with turning(standby := await relay_with(two, seconds_between_tries=0.1)):
                 await eventually(lambda: standby.heartbeat.state == "standing by")
                 since = time.monotonic()
                 while time.monotonic() < since + 3.0:  # three times as long as a session may be silent
                     assert standby.heartbeat.state == "standing by"
                     await asyncio.sleep(0.05)
-                go_on.set()
+                queue.go_on.set()
                 await nothing_left(one)
         assert len(await wire.published(1)) == 1
 
@@ -137,23 +128,14 @@ async def test_turns_and_tenures_exclude_each_other(settings: Settings, by_turns
 
 
 async def test_a_turn_that_ends_before_its_rows_are_marked_is_taken_again(by_turns: Settings, wire: Wire) -> None:
-    failures = 0
-
-    class Forgetful(OutboxQueue):
-        async def mark_published(self, ids: Collection[int]) -> list[float]:
-            nonlocal failures
-            failures += 1
-            if failures == 1:
-                self._connection.terminate()
-            return await super().mark_published(ids)
-
+    queue = forgetful_queue()
     sent = [announcement("b", number) for number in range(3)]
     async with container_of(by_turns) as container:
         await enqueue(container, *sent)
-        async with turning(await relay_with(container, queue=Forgetful)):
+        async with turning(await relay_with(container, queue=queue)):
             records = await wire.published(6)
             await nothing_left(container)
-    assert failures == 2
+    assert queue.marks == 2
     assert ids(records) == [str(made.event_id) for made in sent] * 2
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 from collections import defaultdict
-from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from result_aggregator_service.domain.announcements import Announcement
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.publishing.election import ELECTION_LOCK
 from result_aggregator_service.publishing.outbox_manager import OutboxManager
-from result_aggregator_service.publishing.outbox_queue import OutboxQueue
 from result_aggregator_service.publishing.relay import Relay
 from result_aggregator_service.resilience.circuit_breaker import CircuitBreaker
 from result_aggregator_service.settings import Settings
@@ -25,6 +23,7 @@ from tests.integration.publishing.relaying import (
     announcement,
     elected,
     enqueue,
+    forgetful_queue,
     ids,
     ids_by_key,
     nothing_left,
@@ -306,23 +305,13 @@ async def test_a_batch_that_the_broker_refuses_costs_only_the_row_to_blame(
 async def test_what_was_sent_but_not_marked_is_sent_again_under_the_same_id(
     container: AsyncContainer, wire: Wire
 ) -> None:
-    """Once it fails to mark what Kafka has acknowledged, as if the process had died in between."""
-    failures = 0
-
-    class Forgetful(OutboxQueue):
-        async def mark_published(self, ids: Collection[int]) -> list[float]:
-            nonlocal failures
-            if not failures:
-                failures += 1
-                self._connection.terminate()
-            return await super().mark_published(ids)
-
+    queue = forgetful_queue()
     sent = [announcement("b", number) for number in range(3)]
     await enqueue(container, *sent)
-    async with turning(await relay_with(container, queue=Forgetful)):
+    async with turning(await relay_with(container, queue=queue)):
         records = await wire.published(6)
         await nothing_left(container)
-    assert failures == 1
+    assert queue.marks == 2
     assert ids(records) == [str(made.event_id) for made in sent] * 2
 
 
