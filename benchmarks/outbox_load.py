@@ -191,7 +191,7 @@ class Produce(OutboxOrder):
             bootstrap_servers=self.bootstrap_servers,
             enable_idempotence=True,
             acks="all",
-            linger_ms=2,
+            linger_ms=0,
             max_batch_size=256 * 1024,
         )
         await producer.start()
