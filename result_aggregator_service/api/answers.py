@@ -30,9 +30,9 @@ from result_aggregator_service.cache.lookups import Looked
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.batch_reader import BatchReader, PageKeys, Position
-from result_aggregator_service.storage.engine import Database, ReadSession
+from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.projection_repository import StoredBatch
-from result_aggregator_service.storage.quick_reads import quick_snapshot
+from result_aggregator_service.storage.session import ReadSession
 
 USER_BATCHES_PATH = "/internal/v1/batches/user"
 #: Answers over more essays are made in a thread: it takes some 50 to 100 microseconds for each, and all other requests,
@@ -62,7 +62,7 @@ class ReadModel:
         """One moment of the database; `operation` names it in the metrics."""
         started, status = time.perf_counter(), "error"
         try:
-            async with quick_snapshot(self._database) as session:
+            async with self._database.snapshot() as session:
                 yield session
             status = "success"
         finally:

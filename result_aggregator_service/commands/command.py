@@ -11,12 +11,12 @@ from typing import ParamSpec
 import click
 from aiokafka.errors import KafkaError
 from dishka import AsyncContainer, Provider
-from sqlalchemy.exc import SQLAlchemyError
 
 from result_aggregator_service.failpoints import arm
 from result_aggregator_service.observability.logging import configure_logging
 from result_aggregator_service.providers import create_container
 from result_aggregator_service.settings import Settings, SettingsError
+from result_aggregator_service.storage.errors import DATABASE_ERRORS
 
 Arguments = ParamSpec("Arguments")
 
@@ -39,7 +39,7 @@ def command(work: Callable[Arguments, Awaitable[int]]) -> Callable[Arguments, No
             sys.exit(asyncio.run(_awaited(work(*args, **kwargs))))
         except BrokenPipeError:
             raise  # a reader such as `head` has seen enough; click ends the process without a word
-        except (CannotRunError, SettingsError, SQLAlchemyError, KafkaError, OSError) as error:
+        except (CannotRunError, SettingsError, KafkaError, *DATABASE_ERRORS) as error:
             name = click.get_current_context().command_path.split()[1]
             click.echo(f"{name}: {(str(error) or type(error).__name__).splitlines()[0]}", err=True)
             sys.exit(STATUS_CANNOT_RUN)

@@ -55,6 +55,7 @@ _MAKE_DUE = text(
     UPDATE batch_results b SET grace_due = s.caught_up_seconds FROM service_state s
     WHERE s.caught_up_seconds = 0 AND NOT s.caught_up
       AND b.grace_due IS NOT NULL AND b.horizon_at < :horizon
+    RETURNING b.batch_id
     """
 )
 
@@ -164,7 +165,7 @@ class GraceKeeper:
             made_due = await session.execute(_MAKE_DUE, {"horizon": horizon})
         while await self.finish_some():
             pass
-        return int(made_due.rowcount)  # type: ignore[attr-defined]
+        return len(made_due)
 
     async def _sleep(self) -> None:
         with contextlib.suppress(TimeoutError):

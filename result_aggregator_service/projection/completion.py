@@ -23,13 +23,13 @@ from result_aggregator_service.domain.batch import (
 from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.publishing.event_publisher import EventPublisher
-from result_aggregator_service.storage.engine import WriteSession
 from result_aggregator_service.storage.projection_repository import (
     Judgement,
     ProjectionRepository,
     StoredBatch,
     Touched,
 )
+from result_aggregator_service.storage.session import WriteSession
 from result_aggregator_service.storage.tallies import tallies_of
 
 
@@ -121,8 +121,8 @@ class Completion:
         self, session: WriteSession, results: Sequence["_Results"]
     ) -> list[tuple[Announcement, str | None]]:
         """Leave out what was announced, under this identity or as finished by the pipeline's end that still rules."""
-        identities = {identity for r in results for identity in (r.announcement.event_id, r.by_pipeline)}
-        known = await self._publisher.known(session, identities - {None})
+        identities = {i for r in results for i in (r.announcement.event_id, r.by_pipeline) if i is not None}
+        known = await self._publisher.known(session, identities)
         return [
             (r.announcement, r.class_id)
             for r in results

@@ -15,10 +15,11 @@ from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.fold import Facts, fold, results_by_phase
 from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.projection.completion import Completion
-from result_aggregator_service.storage.engine import Database, WriteSession
+from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.inbox import Inbox, InboxEntry
 from result_aggregator_service.storage.projection_repository import ProjectionRepository, Touched
 from result_aggregator_service.storage.quarantine import BadMessage, Quarantine
+from result_aggregator_service.storage.session import WriteSession
 
 _FOLD_SLICE = 100
 

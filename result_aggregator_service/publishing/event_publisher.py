@@ -7,14 +7,14 @@ silent replay was told that it has been announced.
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import text
 
 from result_aggregator_service.domain.announcements import Announcement
 from result_aggregator_service.domain.notification_projector import teacher_notification
 from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.publishing.outbox_manager import OutboxManager
-from result_aggregator_service.storage.engine import WriteSession
+from result_aggregator_service.storage.session import WriteSession
 from result_aggregator_service.storage.tables import announcements as ledger
 from result_aggregator_service.storage.upserts import recordset, rows_parameter
 
@@ -23,6 +23,7 @@ _ENTER = text(
     f"INSERT INTO announcements ({', '.join(_COLUMNS)}) SELECT * FROM {recordset(ledger, _COLUMNS)} "
     "ORDER BY event_id ON CONFLICT DO NOTHING RETURNING event_id"
 )
+_KNOWN = text("SELECT event_id FROM announcements WHERE event_id = ANY(:event_ids)")
 
 
 class EventPublisher:
@@ -32,12 +33,11 @@ class EventPublisher:
         self._outbox = outbox
         self._metrics = metrics
 
-    async def known(self, session: WriteSession, event_ids: Collection[UUID | None]) -> set[UUID]:
+    async def known(self, session: WriteSession, event_ids: Collection[UUID]) -> set[UUID]:
         """Those of the identities that have been announced."""
         if not event_ids:
             return set()
-        query = select(ledger.c.event_id).where(ledger.c.event_id.in_(event_ids))
-        return set(await session.scalars(query))
+        return set(await session.scalars(_KNOWN, {"event_ids": sorted(event_ids)}))
 
     async def announce(self, session: WriteSession, announcements: Sequence[tuple[Announcement, str | None]]) -> None:
         """Announce what has not been announced yet, each with the class of its batch, and tell the teacher of it."""

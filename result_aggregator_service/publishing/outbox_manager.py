@@ -10,10 +10,11 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, RowMapping, and_, case, func, select, text
+import asyncpg
+from sqlalchemy import ARRAY, ColumnElement, Text, and_, any_, bindparam, case, func, literal, select, text
 
 from result_aggregator_service.domain.announcements import Announcement
-from result_aggregator_service.storage.engine import ReadSession, WriteSession
+from result_aggregator_service.storage.session import ReadSession, WriteSession
 from result_aggregator_service.storage.tables import event_outbox
 from result_aggregator_service.storage.upserts import recordset, rows_parameter
 
@@ -52,6 +53,7 @@ _DELETE_PUBLISHED = text(
         SELECT id FROM event_outbox
         WHERE published_at < now() - make_interval(secs => :seconds)
         ORDER BY published_at LIMIT :rows FOR UPDATE SKIP LOCKED))
+    RETURNING id
     """
 )
 # What an operator does. Rows are locked in the order of their ids, the relay's own order.
@@ -108,6 +110,7 @@ _STATE = case(
     (_row.retry_count > 0, RowState.RETRYING),
     else_=RowState.WAITING,
 )
+_STATES = select(_row.id, _STATE).where(_row.id == any_(bindparam("ids")))
 _BEHIND = case(
     (
         _row.published_at.is_(None),
@@ -142,7 +145,8 @@ class OutboxFilter:
 
     def condition(self) -> ColumnElement[bool]:
         """As a condition on `event_outbox`."""
-        conditions: list[ColumnElement[bool]] = [_STATE.in_(self.states)]
+        states = literal([state.value for state in self.states], ARRAY(Text()))
+        conditions: list[ColumnElement[bool]] = [any_(states) == _STATE]
         if RowState.PUBLISHED not in self.states:
             conditions.append(_row.published_at.is_(None))  # in the words of the partial index
         if self.topic is not None:
@@ -221,13 +225,12 @@ class OutboxManager:
 
     async def delete_published(self, session: WriteSession, *, older_than_seconds: float, rows: int) -> int:
         """Delete up to `rows` rows published longer ago than that; return how many there were."""
-        result = await session.execute(_DELETE_PUBLISHED, {"seconds": older_than_seconds, "rows": rows})
-        return int(result.rowcount)  # type: ignore[attr-defined]
+        return len(await session.execute(_DELETE_PUBLISHED, {"seconds": older_than_seconds, "rows": rows}))
 
     async def statistics(self, session: ReadSession) -> OutboxStatistics:
         """How full the outbox is."""
         row = (await session.execute(_STATISTICS)).one()
-        return OutboxStatistics(row.depth, row.parked, row.oldest_seconds)
+        return OutboxStatistics(row["depth"], row["parked"], row["oldest_seconds"])
 
     async def page(self, session: ReadSession, chosen: OutboxFilter, *, limit: int) -> list[OutboxRecord]:
         """The oldest of the chosen rows."""
@@ -252,7 +255,7 @@ class OutboxManager:
 
     async def states(self, session: ReadSession | WriteSession, ids: Collection[int]) -> dict[int, RowState]:
         """The states of those of the rows that there are."""
-        rows = await session.execute(select(_row.id, _STATE).where(_row.id.in_(ids)))
+        rows = await session.execute(_STATES, {"ids": sorted(ids)})
         return {row_id: RowState(state) for row_id, state in rows}
 
     async def requeue(self, session: WriteSession, ids: Collection[int]) -> set[int]:
@@ -298,5 +301,5 @@ class SilentOutboxManager(OutboxManager):
         """Announce nothing."""
 
 
-def _record(row: RowMapping) -> OutboxRecord:
+def _record(row: asyncpg.Record) -> OutboxRecord:
     return OutboxRecord(**{**row, "state": RowState(row["state"])})

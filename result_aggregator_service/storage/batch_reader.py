@@ -13,8 +13,8 @@ from uuid import UUID
 from sqlalchemy import ARRAY, BigInteger, ColumnElement, Select, Text, any_, bindparam, func, select, tuple_
 
 from result_aggregator_service.contracts.enums import BatchStatus
-from result_aggregator_service.storage.engine import ReadSession
 from result_aggregator_service.storage.projection_repository import ProjectionRepository, StoredBatch
+from result_aggregator_service.storage.session import ReadSession
 from result_aggregator_service.storage.tables import batch_results
 from result_aggregator_service.storage.tallies import tallies_of
 

@@ -1,61 +1,52 @@
-"""Connections to PostgreSQL. A session that may write is another type than one that may only read one snapshot."""
+"""The pool of connections to PostgreSQL, units of work on it, and connections of their own past it."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import NewType
+from typing import Any, TypeVar, cast
 
 import asyncpg
 import orjson
 import structlog
-from sqlalchemy import URL, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from result_aggregator_service.settings import Settings
+from result_aggregator_service.storage.errors import spoils_connection
+from result_aggregator_service.storage.session import DriverSession, ReadSession, Session, WriteSession
 
 _log = structlog.get_logger(__name__)
 
-WriteSession = NewType("WriteSession", AsyncSession)
-"""A session inside the one transaction of a unit of work; whoever is handed it neither begins nor commits."""
-
-ReadSession = NewType("ReadSession", AsyncSession)
-"""A session inside a read-only transaction that sees one snapshot throughout."""
+Done = TypeVar("Done")
 
 # A replica that hangs in a transaction, or whose machine is gone, must not keep its locks from the others: TCP alone
 # would let it for hours. Local to the transaction, so that it passes through a transaction-pooling proxy.
-_END_IF_SILENT = text("SET LOCAL idle_in_transaction_session_timeout = '10s'")
+_BEGIN_WRITING = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'"
+_BEGIN_READING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 def create_engine(settings: Settings) -> AsyncEngine:
-    """The pool. Statements that outlive `DATABASE_COMMAND_TIMEOUT_SECONDS` fail; a connection is tried before use."""
+    """The pool. Statements that outlive `DATABASE_COMMAND_TIMEOUT_SECONDS` fail."""
     connect_args: dict[str, object] = {
         "timeout": 5,
         "command_timeout": settings.database_command_timeout_seconds,
         "server_settings": {"application_name": settings.service_name},
+        # A session keeps what it prepared; the driver keeps nothing beside it.
+        "statement_cache_size": 0,
     }
     if tls := settings.postgres_ssl():
         connect_args["ssl"] = tls
-    if settings.database_prepared_statements:
-        # The driver counts from 1 in each process. Behind a pooler that keeps no statements, under one name there might
-        # be another process's statement; so it is none at all, which is an error.
-        process = secrets.token_hex(4)
-        names = count(1)
-        connect_args["prepared_statement_name_func"] = lambda: f"ras_{process}_{next(names):x}"
-    else:
-        # The driver then names no statement, and sends the text with each execution. SQLAlchemy's own cache stays: it
-        # keeps what a statement takes and returns, which need not be asked for each time.
-        connect_args["statement_cache_size"] = 0
     return create_async_engine(
         settings.postgres_url,
         pool_size=settings.database_pool_size,
         max_overflow=settings.database_max_overflow,
         pool_timeout=5,
-        pool_pre_ping=True,
         pool_recycle=1800,
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
         connect_args=connect_args,
+        execution_options={"prepared_statements": settings.database_prepared_statements},
     )
 
 
@@ -64,24 +55,90 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
-        self._write = async_sessionmaker(engine, expire_on_commit=False)
-        self._read = async_sessionmaker(
-            engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True),
-            expire_on_commit=False,
-        )
+        # The driver's own names count from 1 in each process. Behind a pooler that keeps no statements, under one name
+        # there might be another process's statement; so it is none at all, which is an error.
+        self._prefix = f"ras_{secrets.token_hex(4)}_"
+        self._numbers = count(1)
+        self._prepares: bool = engine.get_execution_options().get("prepared_statements", True)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
         """One transaction: committed at the end of the block, rolled back if it raises or falls silent for 10 s."""
-        async with self._write() as session, session.begin():
-            await session.execute(_END_IF_SILENT)
+        async with self._unit_of_work(_BEGIN_WRITING) as session:
             yield WriteSession(session)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[ReadSession]:
         """One read-only transaction: everything read in the block is of one moment."""
-        async with self._read() as session, session.begin():
+        async with self._unit_of_work(_BEGIN_READING) as session:
             yield ReadSession(session)
+
+    @asynccontextmanager
+    async def single_statement(self) -> AsyncIterator[ReadSession]:
+        """For one statement that reads: it sees one moment by itself, and needs no transaction round it."""
+        yield ReadSession(_SingleStatements(self))
+
+    @asynccontextmanager
+    async def _unit_of_work(self, begin: str) -> AsyncIterator[DriverSession]:
+        connection, session, _ = await self.lent(lambda session: session.driver.execute(begin))
+        try:
+            yield session
+            # So, and by no error, PostgreSQL answers to the end of a transaction in which something failed.
+            if await session.driver.execute("COMMIT") == "ROLLBACK":
+                raise asyncpg.InFailedSQLTransactionError("nothing was committed: an error before was not heeded")
+        except BaseException as error:
+            # Given up in the middle, or of no use any more: the pool is not to have it again.
+            if not isinstance(error, Exception) or spoils_connection(error) or not await _rolled_back(session):
+                await connection.invalidate()
+            raise
+        finally:
+            await connection.close()
+
+    def _name_of_next(self) -> str:
+        """A name for what a session prepares next; none, if nothing is to outlive a transaction."""
+        return f"{self._prefix}{next(self._numbers):x}" if self._prepares else ""
+
+    async def lent(
+        self, begin: Callable[[DriverSession], Awaitable[Done]]
+    ) -> tuple[AsyncConnection, DriverSession, Done]:
+        """Take a connection and begin on it: on another one, where one that the pool kept turns out dead.
+
+        So none has to be tried before use. To begin over again has to do no harm.
+        """
+        while True:
+            connection = await self.engine.connect()
+            is_new = True
+            try:
+                pooled = await connection.get_raw_connection()
+                is_new = not pooled.info
+                driver = cast("asyncpg.Connection[asyncpg.Record]", pooled.driver_connection)
+                session = DriverSession(driver, pooled.info.setdefault("prepared", {}), self._name_of_next)
+                return connection, session, await begin(session)
+            except BaseException as error:
+                await connection.invalidate()
+                await connection.close()
+                if is_new or not spoils_connection(error):
+                    raise
+
+
+async def _rolled_back(session: DriverSession) -> bool:
+    try:
+        await session.driver.execute("ROLLBACK")
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        return False
+    return True
+
+
+class _SingleStatements(Session):
+    """Each statement by itself, on whatever connection is free."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def fetch(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
+        connection, _, rows = await self._database.lent(lambda session: session.fetch(sql, *arguments))
+        await connection.close()
+        return rows
 
 
 async def connect_directly(settings: Settings) -> asyncpg.Connection:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from result_aggregator_service.storage.engine import WriteSession
+from result_aggregator_service.storage.session import WriteSession
 from result_aggregator_service.storage.tables import processed_events
 from result_aggregator_service.storage.upserts import recordset, rows_parameter
 
@@ -29,6 +29,7 @@ _FORGET = text(
     DELETE FROM processed_events WHERE event_id = ANY(ARRAY(
         SELECT event_id FROM processed_events
         WHERE processed_at < now() - make_interval(secs => :seconds) LIMIT :rows FOR UPDATE SKIP LOCKED))
+    RETURNING event_id
     """
 )
 
@@ -56,5 +57,4 @@ class Inbox:
 
     async def forget(self, session: WriteSession, *, older_than_seconds: float, rows: int) -> int:
         """Delete up to `rows` entries older than that; return how many there were."""
-        result = await session.execute(_FORGET, {"seconds": older_than_seconds, "rows": rows})
-        return int(result.rowcount)  # type: ignore[attr-defined]
+        return len(await session.execute(_FORGET, {"seconds": older_than_seconds, "rows": rows}))

@@ -1,7 +1,7 @@
 """Whether the database is migrated far enough for this code. The service never creates a table by itself."""
 
+from asyncpg import UndefinedTableError
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
 
 from result_aggregator_service.storage.engine import Database
 
@@ -15,7 +15,7 @@ async def missing_migrations(database: Database) -> str | None:
     try:
         async with database.snapshot() as session:
             revision = (await session.scalars(text("SELECT version_num FROM alembic_version"))).one_or_none()
-    except ProgrammingError:
+    except UndefinedTableError:
         revision = None
     if revision is None:
         return f"the database has not been migrated: {MEND}"

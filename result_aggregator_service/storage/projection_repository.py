@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Row as SqlRow
 from sqlalchemy import Select, Table, any_, bindparam, exists, literal, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -43,7 +42,7 @@ from result_aggregator_service.domain.facets import (
 from result_aggregator_service.domain.fold import Facts
 from result_aggregator_service.domain.tally import BatchTally
 from result_aggregator_service.failpoints import Failpoint, failpoint
-from result_aggregator_service.storage.engine import ReadSession, WriteSession
+from result_aggregator_service.storage.session import ReadSession, WriteSession
 from result_aggregator_service.storage.tables import (
     announcements,
     batch_results,
@@ -193,12 +192,12 @@ class Touched:
     batch_ids: set[str] = field(default_factory=set)
     user_ids: set[str] = field(default_factory=set)
 
-    def add(self, rows: Iterable[SqlRow[Any]]) -> None:
+    def add(self, rows: Iterable[Iterable[Any]]) -> None:
         """Add rows of batch_id and user_id."""
-        for row in rows:
-            self.batch_ids.add(row.batch_id)
-            if row.user_id is not None:
-                self.user_ids.add(row.user_id)
+        for batch_id, user_id in rows:
+            self.batch_ids.add(batch_id)
+            if user_id is not None:
+                self.user_ids.add(user_id)
 
     def merge(self, other: "Touched") -> None:
         """Add all that another names."""

@@ -7,13 +7,34 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, true
-from sqlalchemy.dialects.postgresql import insert
+import orjson
+from sqlalchemy import ColumnElement, and_, func, or_, select, text, true
 
-from result_aggregator_service.storage.engine import ReadSession, WriteSession
+from result_aggregator_service.storage.session import ReadSession, WriteSession
 from result_aggregator_service.storage.tables import quarantined_messages
 
 _MAX_ERROR_LENGTH = 4000
+
+# Arrays, not JSON as elsewhere: keys and values are bytes, and may be large.
+_TYPES = {
+    "topic": "text",
+    "partition": "integer",
+    "offset": "bigint",
+    "digest": "bytea",
+    "key": "bytea",
+    "value": "bytea",
+    "headers": "jsonb",
+    "produced_at": "timestamptz",
+    "error_type": "text",
+    "error": "text",
+}
+_COLUMNS = ", ".join(f'"{name}"' for name in _TYPES)
+_STORE = text(
+    f"INSERT INTO quarantined_messages ({_COLUMNS}) SELECT * FROM "
+    f"unnest({', '.join(f'CAST(:{name} AS {kind}[])' for name, kind in _TYPES.items())}) AS r({_COLUMNS}) "
+    'ORDER BY topic, "partition", "offset" ON CONFLICT DO NOTHING'
+)
+_DROP = text("DELETE FROM quarantined_messages WHERE id = ANY(:ids) RETURNING id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +98,11 @@ class Quarantine:
     async def store(self, session: WriteSession, messages: Sequence[BadMessage]) -> None:
         """Keep messages; one that is there already (it was delivered again) stays as it is."""
         rows = [_row(message) for message in messages]
-        rows.sort(key=lambda row: (row["topic"], row["partition"], row["offset"]))
-        await session.execute(insert(quarantined_messages).on_conflict_do_nothing(), rows)
+        await session.execute(_STORE, {name: [row[name] for row in rows] for name in _TYPES})
 
     async def size(self, session: ReadSession) -> int:
         """How many messages are in quarantine."""
-        return int((await session.scalars(select(func.count()).select_from(quarantined_messages))).one())
+        return int(await session.scalar(select(func.count()).select_from(quarantined_messages)))
 
     async def page(
         self, session: ReadSession, chosen: QuarantineFilter | None = None, *, limit: int = 100
@@ -115,14 +135,17 @@ class Quarantine:
 
     async def drop(self, session: WriteSession, ids: Collection[int]) -> set[int]:
         """Delete messages; return which of them were there."""
-        query = delete(quarantined_messages).where(quarantined_messages.c.id.in_(ids))
-        return set(await session.scalars(query.returning(quarantined_messages.c.id)))
+        return set(await session.scalars(_DROP, {"ids": sorted(ids)}))
 
 
 def _row(message: BadMessage) -> dict[str, Any]:
     produced_at = None
     if message.produced_ms is not None and 0 <= message.produced_ms < 250_000_000_000_000:
         produced_at = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=message.produced_ms)
+    headers = [
+        [_printable(name), None if value is None else base64.b64encode(value).decode()]
+        for name, value in message.headers
+    ]
     return {
         "topic": message.topic,
         "partition": message.partition,
@@ -130,10 +153,7 @@ def _row(message: BadMessage) -> dict[str, Any]:
         "digest": hashlib.sha256(message.value or b"").digest(),
         "key": message.key,
         "value": message.value,
-        "headers": [
-            [_printable(name), None if value is None else base64.b64encode(value).decode()]
-            for name, value in message.headers
-        ],
+        "headers": orjson.dumps(headers).decode(),
         "produced_at": produced_at,
         "error_type": message.error_type,
         "error": _printable(message.error)[:_MAX_ERROR_LENGTH],

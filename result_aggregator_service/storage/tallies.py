@@ -14,7 +14,7 @@ from result_aggregator_service.contracts.enums import Phase
 from result_aggregator_service.contracts.fields import wire_time
 from result_aggregator_service.domain.facets import AIFeedbackResult, CJResult, Columns, NlpResult, SpellcheckResult
 from result_aggregator_service.domain.tally import UNKNOWN, BatchTally
-from result_aggregator_service.storage.engine import ReadSession, WriteSession
+from result_aggregator_service.storage.session import ReadSession, WriteSession
 
 # The columns of an essay's own result in a phase begin with this.
 _RESULTS = {

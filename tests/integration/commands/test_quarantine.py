@@ -112,7 +112,7 @@ class TestTheQuarantine:
         async with (await container.get(Database)).snapshot() as session:
             essay = (await session.execute(text("SELECT batch_id, file_upload_id FROM essay_results"))).one()
             left = (await session.scalars(text("SELECT id FROM quarantined_messages"))).all()
-        assert essay == ("b7e6c1f2-3a44-4d0c-9b61-6f1f2a7f9d10", "upload-01")
+        assert tuple(essay) == ("b7e6c1f2-3a44-4d0c-9b61-6f1f2a7f9d10", "upload-01")
         assert left == [2]
 
     async def test_retries_what_is_named_or_chosen_and_tells_scripts_what_became_of_it(

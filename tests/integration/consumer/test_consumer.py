@@ -26,8 +26,9 @@ from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.projection.projector import KafkaRecord, Poll, Projected, Projector
 from result_aggregator_service.resilience.circuit_breaker import CircuitBreaker
 from result_aggregator_service.settings import Settings
-from result_aggregator_service.storage.engine import Database, WriteSession
+from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.projection_repository import ProjectionRepository, Touched
+from result_aggregator_service.storage.session import WriteSession
 from tests.integration.service.process import in_thread
 from tests.integration.service.wiring import Wire, container_of, on_the_wire, rows, settings_for, swap, turning, value
 from tests.servers import migrate, position_group_at_end

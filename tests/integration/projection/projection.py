@@ -8,10 +8,10 @@ from itertools import count
 from typing import Any, Self
 from uuid import UUID
 
+import asyncpg
 from dishka import AsyncContainer
 from redis.asyncio import Redis
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from result_aggregator_service.consumer.decoder import Decoder, InvalidMessageError
 from result_aggregator_service.contracts.topics import BATCH_ASSESSMENT_COMPLETED, BATCH_RESULTS_READY
@@ -164,7 +164,7 @@ class ReadModel:
         """Project one poll in a transaction whose commit fails; of messages that were known nothing is tried."""
         async with self.database.transaction() as session:
             await session.execute(text("INSERT INTO refusals VALUES ('a test says so')"))
-        with contextlib.suppress(DBAPIError):
+        with contextlib.suppress(asyncpg.PostgresError):
             assert not (await self.poll(*items)).folded
         async with self.database.transaction() as session:
             await session.execute(text("DELETE FROM refusals"))

@@ -5,17 +5,18 @@ import json
 from collections.abc import Sequence
 from uuid import UUID
 
+import asyncpg
 import pytest
 from dishka import AsyncContainer
 from redis.asyncio import Redis
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from result_aggregator_service.domain.announcements import Announcement
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.publishing.outbox_manager import OutboxManager
 from result_aggregator_service.settings import Settings
-from result_aggregator_service.storage.engine import Database, WriteSession
+from result_aggregator_service.storage.engine import Database
+from result_aggregator_service.storage.session import WriteSession
 from tests.integration.projection.projection import Lying, ReadModel, poll_of
 from tests.integration.service.wiring import container_of, rows, swap, value
 from tests.samples import CONSUMED_NAMES, consumed, consumed_bytes
@@ -111,7 +112,7 @@ async def test_nothing_is_kept_and_nothing_is_marked_of_a_poll_whose_commit_fail
                 "FOR EACH ROW EXECUTE FUNCTION refuse()"
             )
         )
-    with pytest.raises(DBAPIError, match="refused at commit"):
+    with pytest.raises(asyncpg.PostgresError, match="refused at commit"):
         await read_model.poll(*RICH_PIPELINE)
     assert await (await container.get(Redis)).keys("ras:seen:*") == []
     async with read_model.database.transaction() as session:

@@ -9,7 +9,6 @@ import asyncpg
 import pytest
 from dishka import AsyncContainer
 from sqlalchemy import TextClause, text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from result_aggregator_service.jobs.housekeeping import Housekeeper
 from result_aggregator_service.publishing.outbox_manager import OutboxManager
@@ -17,6 +16,7 @@ from result_aggregator_service.publishing.outbox_queue import PLANS_OF_CLAIMS, O
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import Database, connect_directly
 from result_aggregator_service.storage.inbox import Inbox
+from result_aggregator_service.storage.session import Session
 from tests.integration.publishing.relaying import announcement, enqueue
 from tests.integration.service.wiring import container_of, settings_for, turning
 from tests.waiting import eventually
@@ -106,15 +106,14 @@ class ExplainingConnection:
 class ExplainingSession:
     """A session that runs each statement twice, first for its plan; what that changed is taken back."""
 
-    def __init__(self, session: AsyncSession) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
         self.plan: Plan | None = None
 
     async def execute(self, statement: TextClause, parameters: Any = None) -> Any:
-        attempt = await self._session.begin_nested()
-        told = await self._session.execute(text(f"{EXPLAIN} {statement.text}"), parameters)
-        self.plan = Plan(told.scalar_one())
-        await attempt.rollback()
+        await self._session.execute(text("SAVEPOINT attempt"))
+        self.plan = Plan(await self._session.scalar(text(f"{EXPLAIN} {statement.text}"), parameters))
+        await self._session.execute(text("ROLLBACK TO SAVEPOINT attempt"))
         return await self._session.execute(statement, parameters)
 
 

@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
 from embedded import EmbeddedPgBouncer
@@ -74,7 +73,7 @@ async def test_transactions_share_sessions_once_no_statement_is_prepared_by_name
     url = pgbouncer.url_for(database_url)
     assert len(await many_transactions(url, prepared_statements=False)) <= 3
     # What the setting is for. Without it a statement is missing; never is another process's taken for it.
-    with pytest.raises(DBAPIError, match=r"prepared statement .* does not exist"):
+    with pytest.raises(asyncpg.InvalidSQLStatementNameError, match=r"prepared statement .* does not exist"):
         await many_transactions(url, prepared_statements=True)
 
 

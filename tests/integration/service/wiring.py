@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, Self
 
+import asyncpg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from dishka import AsyncContainer, Provider, Scope
 from pydantic import BaseModel
-from sqlalchemy import RowMapping, text
+from sqlalchemy import text
 
 from result_aggregator_service.consumer.stopping import stop_consumer
 from result_aggregator_service.contracts.envelope import Envelope
@@ -68,10 +69,10 @@ async def turning(*loops: Turning, within: float = 20.0) -> AsyncIterator[None]:
         await asyncio.wait_for(asyncio.gather(*tasks), within)
 
 
-async def rows(database: Database, query: str, **parameters: Any) -> Sequence[RowMapping]:
+async def rows(database: Database, query: str, **parameters: Any) -> Sequence[asyncpg.Record]:
     """What a query finds, in a transaction of its own."""
     async with database.transaction() as session:
-        return (await session.execute(text(query), parameters)).mappings().all()
+        return (await session.execute(text(query), parameters)).all()
 
 
 async def value(database: Database, query: str, **parameters: Any) -> Any:

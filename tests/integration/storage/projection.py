@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 from sqlalchemy import select, text
-from sqlalchemy.exc import DBAPIError
 
 from result_aggregator_service.contracts.enums import BatchStatus
 from result_aggregator_service.domain.batch import BatchFacts
@@ -62,7 +62,7 @@ class Projection:
         for attempt in range(1, 51):
             try:
                 await self.poll(*events)
-            except DBAPIError as error:
+            except asyncpg.PostgresError as error:
                 if not is_trouble(error):
                     raise
             else:

@@ -7,15 +7,17 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from result_aggregator_service.contracts.enums import BatchStatus
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.tally import BatchTally
 from result_aggregator_service.storage.batch_reader import BatchKey, BatchReader, PageKeys, Position
-from result_aggregator_service.storage.engine import Database, ReadSession
+from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.projection_repository import ProjectionRepository
+from result_aggregator_service.storage.session import ReadSession, Session
 from tests.integration.storage.projection import Projection
 from tests.unit.domain import messages as say
 from tests.unit.domain.messages import AWAITING, PROCESSING, time
@@ -152,19 +154,19 @@ class Statement:
     """A statement as it went to PostgreSQL."""
 
     sql: str
-    parameters: tuple[Any, ...]
+    arguments: tuple[Any, ...]
 
 
-@pytest.fixture
-def statements(database: Database) -> list[Statement]:
-    """What is sent to PostgreSQL from now on."""
-    seen: list[Statement] = []
+class NotingSession(Session):
+    """A session that notes what is sent to PostgreSQL."""
 
-    @event.listens_for(database.engine.sync_engine, "before_cursor_execute")
-    def note(_connection: object, _cursor: object, sql: str, parameters: Any, *_: object) -> None:
-        seen.append(Statement(sql, tuple(parameters)))
+    def __init__(self, session: ReadSession) -> None:
+        self._session = session
+        self.sent: list[Statement] = []
 
-    return seen
+    async def fetch(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
+        self.sent.append(Statement(sql, arguments))
+        return await self._session.fetch(sql, *arguments)
 
 
 def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
@@ -173,10 +175,8 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 async def explained(session: ReadSession, statement: Statement) -> list[dict[str, Any]]:
     """The nodes of the plan by which PostgreSQL runs a statement, with what each really read."""
-    connection = await session.connection()
-    raw = (await connection.get_raw_connection()).driver_connection
-    assert raw is not None
-    (row,) = await raw.fetch(f"EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) {statement.sql}", *statement.parameters)
+    explain = f"EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) {statement.sql}"
+    (row,) = await session.fetch(explain, *statement.arguments)
     return nodes(row[0][0]["Plan"])
 
 
@@ -191,7 +191,7 @@ _MANY = text(
 
 
 async def test_a_user_with_fifty_thousand_batches_pages_as_cheaply_at_the_end_as_at_the_start(
-    database: Database, statements: list[Statement]
+    database: Database,
 ) -> None:
     async with database.transaction() as session:
         await session.execute(_MANY)
@@ -203,10 +203,10 @@ async def test_a_user_with_fifty_thousand_batches_pages_as_cheaply_at_the_end_as
         assert (last.total, last.more) == (50_000, True)
         middle = datetime.fromisoformat("2026-01-01T02:30:00+00:00")
         for after in (None, Position(middle, "b5"), Position(last.keys[0].created_at, last.keys[0].batch_id)):
-            del statements[:]
-            page = await READER.page_of(session, "teacher", limit=limit, after=after)
+            noting = NotingSession(session)
+            page = await READER.page_of(ReadSession(noting), "teacher", limit=limit, after=after)
             assert (len(page.keys), page.more) == (limit, True)
-            (statement,) = statements
+            (statement,) = noting.sent
             plan = await explained(session, statement)
             assert [node["Node Type"] for node in plan] == ["Limit", "Index Scan"]
             assert plan[-1]["Index Name"] == "ix_batch_results_user_newest"
@@ -217,17 +217,17 @@ async def test_a_user_with_fifty_thousand_batches_pages_as_cheaply_at_the_end_as
 
 
 async def test_a_summary_reads_no_essay_and_no_list_of_essays_however_many_there_are(
-    projection: Projection, statements: list[Statement]
+    projection: Projection,
 ) -> None:
     await projection.poll(*_a_batch("small", 2), *_a_batch("large", 3000))
     async with projection.database.snapshot() as session:
         for batch_id in ("small", "large"):
-            del statements[:]
-            (summary,) = await READER.summaries(session, [batch_id])
+            noting = NotingSession(session)
+            (summary,) = await READER.summaries(ReadSession(noting), [batch_id])
             assert summary.tally is not None
             assert sum(summary.tally.stages.values()) == (2 if batch_id == "small" else 3000)
             assert summary.facts.essays == {}
-            told = [node for statement in list(statements) for node in await explained(session, statement)]
+            told = [node for statement in noting.sent for node in await explained(session, statement)]
             read = {node["Relation Name"] for node in told if "Relation Name" in node}
             assert read == {"batch_results", "phase_outcomes", "pipeline_ends"}
             columns = {column.rpartition(".")[2] for node in told for column in node["Output"]}
@@ -245,15 +245,15 @@ def _a_batch(batch: str, count: int) -> list[Event]:
 
 
 async def test_a_batch_without_a_tally_is_tallied_while_it_is_read(
-    projection: Projection, statements: list[Statement]
+    projection: Projection,
 ) -> None:
     await projection.poll(*_a_batch("b1", 3), *_a_batch("b2", 3))
     async with projection.database.transaction() as session:
         await session.execute(text("UPDATE batch_results SET tally = NULL WHERE batch_id = 'b1'"))
     async with projection.database.snapshot() as session:
         whole = await READER.batches(session, ["b1", "b2"])
-        del statements[:]
-        summaries = await READER.summaries(session, ["b1", "b2"])
+        noting = NotingSession(session)
+        summaries = await READER.summaries(ReadSession(noting), ["b1", "b2"])
     assert [summary.tally for summary in summaries] == [BatchTally.of(stored.facts) for stored in whole]
     assert [whole[0].tally, whole[1].tally] == [None, summaries[1].tally]
-    assert [s.parameters for s in statements if "essay_results" in s.sql] == [(["b1"],)]
+    assert [s.arguments for s in noting.sent if "essay_results" in s.sql] == [(["b1"],)]
