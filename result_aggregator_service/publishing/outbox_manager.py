@@ -16,24 +16,25 @@ from sqlalchemy import ARRAY, ColumnElement, Text, and_, any_, bindparam, case, 
 from result_aggregator_service.domain.announcements import Announcement
 from result_aggregator_service.storage.session import ReadSession, WriteSession
 from result_aggregator_service.storage.tables import event_outbox
-from result_aggregator_service.storage.upserts import recordset, rows_parameter
 
 NOTIFY_CHANNEL = "ras_outbox"
 AGGREGATE_TYPE = "batch"
 
-_COLUMNS = (
-    "event_id",
-    "aggregate_type",
-    "aggregate_id",
-    "event_type",
-    "event_data",
-    "event_key",
-    "topic",
-    "traceparent",
-)
+_COLUMNS = {
+    "event_id": "uuid",
+    "aggregate_type": "text",
+    "aggregate_id": "text",
+    "event_type": "text",
+    "event_data": "json",
+    "event_key": "text",
+    "topic": "text",
+    "traceparent": "text",
+}
+_NAMES = ", ".join(_COLUMNS)
 _ENQUEUE = text(
-    f"INSERT INTO event_outbox ({', '.join(_COLUMNS)}) SELECT {', '.join(_COLUMNS)} FROM (SELECT row_number() OVER () "
-    f"AS place, r.* FROM {recordset(event_outbox, _COLUMNS)}) AS placed ORDER BY place"
+    f"INSERT INTO event_outbox ({_NAMES}) SELECT {_NAMES} FROM "
+    f"unnest({', '.join(f'CAST(:{name} AS {kind}[])' for name, kind in _COLUMNS.items())}) "
+    f"WITH ORDINALITY AS row({_NAMES}, place) ORDER BY place"
 )
 # Ids are drawn before their transactions commit. Whoever announces under one of these keys waits until the last one who
 # did has committed, so that the order of ids is that of commits. In one order for all, each lock once.
@@ -208,19 +209,19 @@ class OutboxManager:
         if keys:
             await session.execute(_TAKE_TURNS, {"keys": sorted(keys)})
         rows = [
-            {
-                "event_id": announcement.event_id,
-                "aggregate_type": AGGREGATE_TYPE,
-                "aggregate_id": announcement.batch_id,
-                "event_type": announcement.envelope.event_type,
-                "event_data": announcement.envelope.model_dump(mode="json"),
-                "event_key": announcement.key,
-                "topic": announcement.topic,
-                "traceparent": announcement.traceparent,
-            }
+            (
+                announcement.event_id,
+                AGGREGATE_TYPE,
+                announcement.batch_id,
+                announcement.envelope.event_type,
+                announcement.envelope.model_dump_json(),
+                announcement.key,
+                announcement.topic,
+                announcement.traceparent,
+            )
             for announcement in announcements
         ]
-        await session.execute(_ENQUEUE, rows_parameter(rows))
+        await session.execute(_ENQUEUE, dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True)))
         await session.execute(_NOTIFY)
 
     async def delete_published(self, session: WriteSession, *, older_than_seconds: float, rows: int) -> int:

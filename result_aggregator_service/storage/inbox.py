@@ -9,13 +9,14 @@ from uuid import UUID
 from sqlalchemy import text
 
 from result_aggregator_service.storage.session import WriteSession
-from result_aggregator_service.storage.tables import processed_events
-from result_aggregator_service.storage.upserts import recordset, rows_parameter
 
-_COLUMNS = ("event_id", "topic", "partition", "offset")
 _ENTER = text(
-    f'INSERT INTO processed_events (event_id, topic, "partition", "offset") SELECT * FROM '
-    f"{recordset(processed_events, _COLUMNS)} ORDER BY event_id ON CONFLICT DO NOTHING RETURNING event_id"
+    """
+    INSERT INTO processed_events (event_id, topic, "partition", "offset")
+    SELECT * FROM unnest(CAST(:event_ids AS uuid[]), CAST(:topics AS text[]), CAST(:partitions AS integer[]),
+                         CAST(:offsets AS bigint[])) AS entry(event_id, topic, "partition", "offset")
+    ORDER BY event_id ON CONFLICT DO NOTHING RETURNING event_id
+    """
 )
 _DATABASE_IDENTITY = text(
     """
@@ -52,8 +53,9 @@ class Inbox:
 
     async def enter(self, session: WriteSession, entries: Sequence[InboxEntry]) -> set[UUID]:
         """Enter messages; return the ids of those that were not there yet."""
-        rows = [entry._asdict() for entry in entries]
-        return set(await session.scalars(_ENTER, rows_parameter(rows)))
+        event_ids, topics, partitions, offsets = zip(*entries, strict=True)
+        columns = {"event_ids": event_ids, "topics": topics, "partitions": partitions, "offsets": offsets}
+        return set(await session.scalars(_ENTER, columns))
 
     async def forget(self, session: WriteSession, *, older_than_seconds: float, rows: int) -> int:
         """Delete up to `rows` entries older than that; return how many there were."""

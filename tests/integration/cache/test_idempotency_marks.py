@@ -31,7 +31,7 @@ async def test_another_database_has_seen_nothing(marks: IdempotencyMarks) -> Non
 async def test_marks_expire_and_a_second_mark_does_not_prolong_them(marks: IdempotencyMarks, raw: Redis) -> None:
     event_id = uuid4()
     await marks.mark("database", [event_id])
-    key = f"ras:seen:database:{event_id}"
+    key = f"ras:seen:database:{event_id.hex}"
     assert 50 < await raw.ttl(key) <= 60
     await raw.expire(key, 7)
     await marks.mark("database", [event_id])
