@@ -5,10 +5,10 @@ Invariant: a row behind one of its key and topic that was refused is not sent.
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
@@ -41,6 +41,8 @@ _REFUSALS = (
 _OF_HEAD = frozenset({"source_service", "schema_version", "event_timestamp", "correlation_id"})
 _CHARACTERS_OF_HEAD = 512
 
+_MOST_BYTES = 1024 * 1024  # of a value; what a broker takes is its own to say
+
 
 @dataclass
 class Sent:
@@ -63,12 +65,56 @@ class Sent:
         return row.topic in self._held_back or (row.topic, row.event_key) in self._held_back
 
 
+class _Batch:
+    """Rows of one partition that Kafka takes, or refuses, together: cheaper than an answer for each."""
+
+    def __init__(self, producer: AIOKafkaProducer, topic: str, partition: int) -> None:
+        self._producer = producer
+        self._topic, self._partition = topic, partition
+        self._builder = producer.create_batch()
+        self.rows: list[OutboxRow] = []
+
+    def takes(self, row: OutboxRow, message: "_Message") -> bool:
+        """Add a row, unless the batch is full; the first one always fits."""
+        if self._builder.append(timestamp=None, key=message.key, value=message.value, headers=message.headers) is None:
+            return False
+        self.rows.append(row)
+        return True
+
+    async def hand_over(self) -> asyncio.Future[Any]:
+        """Let it be sent, after those of its partition before it. The future has Kafka's answer."""
+        future: asyncio.Future[Any] = await self._producer.send_batch(
+            self._builder, self._topic, partition=self._partition
+        )
+        return future
+
+
+class _Message(NamedTuple):
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+    @classmethod
+    def of(cls, row: OutboxRow) -> Self:
+        """What is sent for a row.
+
+        Raises:
+            ValueError: the row holds no envelope.
+            MessageSizeTooLargeError: it is larger than what Kafka's clients send by default.
+        """
+        value = row.event_data.encode()
+        if len(value) > _MOST_BYTES:
+            raise MessageSizeTooLargeError(f"event_data has {len(value):,} bytes, more than {_MOST_BYTES:,}")
+        return cls(row.event_key.encode(), value, headers_of(row))
+
+
 class Sender:
     """An idempotent producer that is replaced when it may have gone bad. For one batch at a time."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._producer: AIOKafkaProducer | None = None
+        self._partitioner = Partitioner()
 
     async def send(self, rows: Sequence[OutboxRow]) -> Sent:
         """Send rows and wait until Kafka has answered for each, or `OUTBOX_SEND_TIMEOUT_SECONDS` are over."""
@@ -81,45 +127,64 @@ class Sender:
         return sent
 
     async def _send(self, rows: Sequence[OutboxRow], sent: Sent) -> None:
-        waiting: dict[asyncio.Future[Any], OutboxRow] = {}
+        waiting: dict[asyncio.Future[Any], list[OutboxRow]] = {}
         try:
             async with asyncio.timeout(self._settings.outbox_send_timeout_seconds):
                 producer = await self._ready_producer()
                 failpoint(Failpoint.RELAY_SEND_BEFORE)
-                for row in rows:
-                    if sent.holds_back(row):
-                        continue
-                    try:
-                        future = await producer.send(
-                            row.topic,
-                            value=row.event_data.encode(),
-                            key=row.event_key.encode(),
-                            headers=headers_of(row),
-                        )
-                        waiting[future] = row
-                    except _REFUSALS as error:
-                        sent.refuse(row, error)
-        except (KafkaError, OSError, TimeoutError) as error:
+                async for batch in self._batches(producer, rows, sent):
+                    waiting[await batch.hand_over()] = batch.rows
+        except (KafkaError, OSError, TimeoutError, AssertionError) as error:
+            # AssertionError: of the client, about a partition that is gone.
             sent.trouble = error
         if not waiting:
             return
         failpoint(Failpoint.RELAY_SEND_AFTER)
         done, pending = await asyncio.wait(waiting, timeout=self._settings.outbox_send_timeout_seconds)
         failpoint(Failpoint.RELAY_ACKNOWLEDGEMENT_AFTER)
-        for future, row in waiting.items():
+        for future, together in waiting.items():
             if future in pending:
                 continue
             outcome = future.exception()
             if outcome is None:
-                sent.acknowledged.append(row)
+                sent.acknowledged += together
             elif isinstance(outcome, _REFUSALS):
                 # An idempotent producer does not get over a batch that was refused: its sequence has a gap.
-                sent.refuse(row, outcome)
+                for row in together:
+                    sent.refuse(row, outcome)
                 await self.drop_producer()
             else:
                 sent.trouble = outcome
         if pending:
-            sent.trouble = TimeoutError(f"Kafka acknowledged {len(done)} of {len(waiting)} rows in time")
+            in_time, of_all = (sum(len(waiting[future]) for future in some) for some in (done, waiting))
+            sent.trouble = TimeoutError(f"Kafka answered for {in_time} of {of_all} rows in time")
+
+    async def _batches(
+        self, producer: AIOKafkaProducer, rows: Sequence[OutboxRow], sent: Sent
+    ) -> AsyncIterator[_Batch]:
+        """The rows that nothing holds back, in the order of each partition."""
+        partitions: dict[str, tuple[int, ...]] = {}
+        filling: dict[tuple[str, int], _Batch] = {}
+        for row in rows:
+            if sent.holds_back(row):
+                continue
+            try:
+                if row.topic not in partitions:
+                    partitions[row.topic] = tuple(sorted(await producer.partitions_for(row.topic)))
+                message = _Message.of(row)
+            except _REFUSALS as error:
+                sent.refuse(row, error)
+                continue
+            place = row.topic, self._partitioner(message.key, partitions[row.topic], partitions[row.topic])
+            batch = filling.get(place)
+            if batch is not None and batch.takes(row, message):
+                continue
+            if batch is not None:
+                yield batch
+            filling[place] = batch = _Batch(producer, *place)
+            batch.takes(row, message)
+        for batch in filling.values():
+            yield batch
 
     async def _ready_producer(self) -> AIOKafkaProducer:
         if self._producer is None:
@@ -128,7 +193,6 @@ class Sender:
                 client_id=self._settings.kafka_producer_client_id,
                 enable_idempotence=True,
                 acks="all",
-                partitioner=Partitioner(),
                 linger_ms=0,  # a batch of rows is handed over at once, so nothing is gained by waiting for more
                 max_batch_size=256 * 1024,
                 # Shorter than a send may take, so that a topic that does not exist is found out within it.
@@ -156,7 +220,7 @@ class Partitioner(DefaultPartitioner):  # type: ignore[misc]
     def __init__(self) -> None:
         self._of_many = lru_cache(maxsize=10_000)(self._choose)
 
-    def __call__(self, key: bytes, all_partitions: list[int], available: list[int]) -> int:
+    def __call__(self, key: bytes, all_partitions: Sequence[int], available: Sequence[int]) -> int:
         return self._of_many(key, tuple(all_partitions))
 
     def _choose(self, key: bytes, all_partitions: tuple[int, ...]) -> int:
@@ -173,10 +237,10 @@ def headers_of(row: OutboxRow) -> list[tuple[str, bytes]]:
     head = from_json(row.event_data[:_CHARACTERS_OF_HEAD], allow_partial=True)
     if not (isinstance(head, dict) and head.keys() >= _OF_HEAD):
         head = from_json(row.event_data)
-    if not isinstance(head, dict):
-        raise ValueError("event_data is no envelope: it is no JSON object")
-    if missing := _OF_HEAD - head.keys():
-        raise ValueError(f"event_data is no envelope: it lacks {', '.join(sorted(missing))}")
+        if not isinstance(head, dict):
+            raise ValueError("event_data is no envelope: it is no JSON object")
+        if missing := _OF_HEAD - head.keys():
+            raise ValueError(f"event_data is no envelope: it lacks {', '.join(sorted(missing))}")
     headers = [
         ("event_id", str(row.event_id).encode()),
         ("event_type", row.event_type.encode()),

@@ -78,6 +78,17 @@ async def test_the_order_of_each_key_is_the_order_of_commit(settings: Settings, 
         await nothing_left(container)
 
 
+async def test_more_than_one_batch_of_the_client_holds_goes_out_whole_and_in_order(
+    container: AsyncContainer, wire: Wire
+) -> None:
+    sizes = (1, 100_000, 100_000, 100_000, 1, 900_000, 1, 1)  # a batch holds 256 KiB, or one row that is larger
+    sent = [announcement("b", number, padding="x" * size) for number, size in enumerate(sizes)]
+    await enqueue(container, *sent)
+    async with turning(await container.get(Relay)):
+        assert ids(await wire.published(len(sent))) == [str(made.event_id) for made in sent]
+        await nothing_left(container)
+
+
 async def test_two_transactions_that_tell_one_teacher_commit_in_the_order_of_their_rows(
     container: AsyncContainer, wire: Wire
 ) -> None:
