@@ -35,6 +35,7 @@ _FETCH_MAX_WAIT_MS = 500
 FETCH_BYTES_PER_PARTITION = 512 * 1024
 _SECONDS_TO_FINISH_A_POLL = 15.0
 _SECONDS_TO_COMMIT = 5.0
+_SECONDS_BETWEEN_LAGS = 1.0  # to look at every partition costs as much as some messages do
 _SECONDS_TO_JOIN = 90.0  # other members may take their time to let go; still less than makes a wedged loop
 
 
@@ -67,6 +68,7 @@ class Consumer:
         self._intake = Intake(settings.kafka_max_poll_records)
         self._ahead: asyncio.Task[_Taken] | None = None
         self._handled: dict[TopicPartition, int] = {}
+        self._lag_noted_at = -_SECONDS_BETWEEN_LAGS
         self._member: AIOKafkaConsumer | None = None
         self._saturated = False
         self.heartbeat = Heartbeat()
@@ -160,7 +162,8 @@ class Consumer:
                 self._ahead = None
                 if taken.records and not self._revoking and taken.generation == self._generation:
                     await self._handle_taken(consumer, taken)
-                await self._note_lag(consumer)
+                if not taken.records or time.monotonic() - self._lag_noted_at >= _SECONDS_BETWEEN_LAGS:
+                    await self._note_lag(consumer)
         finally:
             await self._take_no_more()
 
@@ -248,7 +251,8 @@ class Consumer:
 
     async def _commit(self, consumer: AIOKafkaConsumer, taken: _Taken) -> None:
         """Commit exactly what was handled."""
-        offsets = {TopicPartition(record.topic, record.partition): record.offset + 1 for record in taken.records}
+        ends = {(record.topic, record.partition): record.offset + 1 for record in taken.records}
+        offsets = {TopicPartition(*partition): end for partition, end in ends.items()}
         waits = backoff(0.1, 5.0)
         while True:
             if taken.generation != self._generation:
@@ -279,6 +283,7 @@ class Consumer:
         self._intake.forget()
 
     async def _note_lag(self, consumer: AIOKafkaConsumer) -> None:
+        self._lag_noted_at = time.monotonic()
         for partition in consumer.assignment():
             try:
                 highwater = consumer.highwater(partition)

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel, ValidationError
 
@@ -57,8 +57,10 @@ class Decoder:
 
     def __init__(self, max_message_bytes: int) -> None:
         self._max_message_bytes = max_message_bytes
-        self._envelopes: dict[str, type[Envelope[Any]]] = {
-            topic: Envelope[payload]  # type: ignore[valid-type]  # one envelope type for each payload, made at start
+        # One type of envelope for each payload, made at start. Its validator is asked without `model_validate_json`,
+        # which looks at its arguments for each message.
+        self._validators = {
+            topic: Envelope[payload].__pydantic_validator__  # type: ignore[valid-type]
             for topic, payload in CONSUMED.items()
         }
 
@@ -75,38 +77,52 @@ class Decoder:
             raise InvalidMessageError(
                 InvalidReason.TOO_LARGE, f"{len(value)} bytes; MAX_MESSAGE_BYTES allows {self._max_message_bytes}"
             )
-        try:
-            text = value.decode()
-        except UnicodeDecodeError as error:
-            raise InvalidMessageError(InvalidReason.NOT_UTF8, str(error)) from None
-        envelope = self._validate(self._envelopes[record.topic], text)
+        envelope = self._validate(record.topic, value)
         if envelope.event_type != record.topic:
             said = envelope.event_type if _TOPIC_NAME.fullmatch(envelope.event_type) else "no topic's name"
             raise InvalidMessageError(InvalidReason.WRONG_TOPIC, f"event_type is {said} on topic {record.topic}")
         return Event(
-            clock=Clock(envelope.event_timestamp, envelope.event_id),
-            topic=record.topic,
-            source_service=envelope.source_service,
-            correlation_id=envelope.correlation_id,
-            traceparent=_traceparent(record.headers, envelope.metadata),
-            payload=envelope.data,
+            Clock(envelope.event_timestamp, envelope.event_id),
+            record.topic,
+            envelope.source_service,
+            envelope.correlation_id,
+            _traceparent(record.headers, envelope.metadata),
+            envelope.data,
         )
 
-    def _validate(self, model: type[Envelope[BaseModel]], text: str) -> Envelope[BaseModel]:
+    def _validate(self, topic: str, value: bytes) -> Envelope[BaseModel]:
+        validator = self._validators[topic]
         try:
-            return model.model_validate_json(text)
+            envelope: Envelope[BaseModel] = validator.validate_json(value)
         except ValidationError as error:
-            refused = _invalid(error)
-        mended = _without_lone_surrogates(text) if refused.reason is InvalidReason.NOT_JSON else None
-        if mended is None:
-            raise refused
+            mended = _mended(value, error)
+        else:
+            return envelope
         try:
-            return model.model_validate_json(mended)
+            envelope = validator.validate_json(mended)
         except ValidationError as error:
             raise _invalid(error) from None
+        return envelope
 
 
-def _without_lone_surrogates(text: str) -> str | bytes | None:
+def _mended(value: bytes, error: ValidationError) -> str:
+    """The value in a form that pydantic's parser reads: all it may be blamed for are lone surrogates.
+
+    Raises:
+        InvalidMessageError: there is more to blame it for.
+    """
+    try:
+        text = value.decode()
+    except UnicodeDecodeError as undecodable:
+        raise InvalidMessageError(InvalidReason.NOT_UTF8, str(undecodable)) from None
+    refused = _invalid(error)
+    mended = _without_lone_surrogates(text) if refused.reason is InvalidReason.NOT_JSON else None
+    if mended is None:
+        raise refused from None
+    return mended
+
+
+def _without_lone_surrogates(text: str) -> str | None:
     """The same JSON with a NUL for each lone surrogate: harmless in an ignored field, refused in a kept one.
 
     None if the text is not JSON, or has no lone surrogate to blame. Pydantic's parser refuses them anywhere.
@@ -133,10 +149,10 @@ def _invalid(error: ValidationError) -> InvalidMessageError:
 
 def _traceparent(headers: Sequence[tuple[str, bytes | None]], metadata: dict[str, object] | None) -> str | None:
     """The W3C trace context, from the headers or else the metadata; a malformed one is none."""
-    for name, value in headers or ():
+    for name, value in headers:
         if name == "traceparent" and value is not None:
             candidate = value.decode("ascii", "replace")
             if _TRACEPARENT.fullmatch(candidate):
                 return candidate
-    stated = (metadata or {}).get("traceparent")
+    stated = metadata.get("traceparent") if metadata else None
     return stated if isinstance(stated, str) and _TRACEPARENT.fullmatch(stated) else None

@@ -9,6 +9,7 @@ import asyncio
 import heapq
 from collections import deque
 from itertools import chain, islice
+from operator import attrgetter
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -24,7 +25,7 @@ class Intake:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._unread: dict[TopicPartition, deque[KafkaRecord]] = {}
+        self._unread: dict[tuple[str, int], deque[KafkaRecord]] = {}
         self.begun: dict[TopicPartition, int] = {}
 
     def __bool__(self) -> bool:
@@ -58,8 +59,10 @@ class Intake:
     def _is_short_of(self, partition: TopicPartition) -> bool:
         """Whether more of it should be at hand to compare with the others; large messages are not piled up for that."""
         unread = self._unread.get(partition, ())
-        size = sum(len(record.value or b"") for record in unread)
-        return len(unread) < _COMPARED_OF_A_PARTITION and size < _COMPARED_BYTES_OF_A_PARTITION
+        return (
+            len(unread) < _COMPARED_OF_A_PARTITION
+            and sum(len(record.value or b"") for record in unread) < _COMPARED_BYTES_OF_A_PARTITION
+        )
 
     async def _read(self, consumer: AIOKafkaConsumer, *partitions: TopicPartition, **options: int) -> None:
         for partition, records in (await consumer.getmany(*partitions, **options)).items():
@@ -68,14 +71,11 @@ class Intake:
 
     def _oldest(self) -> list[KafkaRecord]:
         """Take the oldest by Kafka's time; within a partition the order stays."""
-        taken = list(islice(heapq.merge(*self._unread.values(), key=_timestamp), self._limit))
+        taken = list(islice(heapq.merge(*self._unread.values(), key=attrgetter("timestamp")), self._limit))
         for record in taken:
-            partition = TopicPartition(record.topic, record.partition)
-            self._unread[partition].popleft()
-            if not self._unread[partition]:
+            partition = record.topic, record.partition
+            unread = self._unread[partition]
+            unread.popleft()
+            if not unread:
                 del self._unread[partition]
         return taken
-
-
-def _timestamp(record: KafkaRecord) -> int:
-    return record.timestamp

@@ -13,9 +13,14 @@ PayloadT = TypeVar("PayloadT", bound=BaseModel)
 class WireModel(BaseModel):
     """A model of something on the wire. Unknown fields are ignored: producers add fields without asking."""
 
-    # What is published says every field, those with a default too: so do the schemas.
     model_config = ConfigDict(
-        extra="ignore", frozen=True, protected_namespaces=(), json_schema_serialization_defaults_required=True
+        extra="ignore",
+        frozen=True,
+        protected_namespaces=(),
+        # What is published says every field, those with a default too: so do the schemas.
+        json_schema_serialization_defaults_required=True,
+        # Of ids few come again before others have taken their place in the cache: looking them up does not pay.
+        cache_strings="keys",
     )
 
 

@@ -80,6 +80,12 @@ def test_invalid_utf8_is_bad_wherever_it_stands(field: str) -> None:
     assert refused(content).reason is InvalidReason.NOT_UTF8
 
 
+@pytest.mark.parametrize("invalid", [b"\xff", b"\xc3", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"])
+def test_invalid_utf8_is_bad_even_in_the_name_of_an_ignored_field(invalid: bytes) -> None:
+    content = json.dumps(slot(ignored={"MARK": 1})).encode().replace(b"MARK", invalid)
+    assert refused(content).reason is InvalidReason.NOT_UTF8
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"no", b"\xef\xbb\xbf" + consumed_bytes("essay_slot_assigned"), b"{}{}", b'{"a": "\x01"}', b"\x00"],
