@@ -3,7 +3,6 @@
 Routes see the path as it was sent, percent-encoded: decoded by Quart, %2F would split an id and %ff silently change it.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -15,7 +14,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from result_aggregator_service.api import batches, health
 from result_aggregator_service.api.answers import BatchAnswers
 from result_aggregator_service.api.call import CORRELATION_HEADER, Call, begin, present_call
-from result_aggregator_service.api.errors import install_error_handlers, too_slow
+from result_aggregator_service.api.errors import install_error_handlers
 from result_aggregator_service.api.front import Front
 from result_aggregator_service.api.openapi import pages
 from result_aggregator_service.api.requests import UNMATCHED, Gate
@@ -78,20 +77,11 @@ class Application(Quart):
 
     async def dispatch_request(self, request_context: "RequestContext | None" = None) -> "ResponseReturnValue":
         """Run the view function; one that outlives `API_TIMEOUT_SECONDS` is cancelled."""
-        seconds = (await self.gate()).settings.api_timeout_seconds
-        try:
-            async with asyncio.timeout(seconds) as limit:
-                return await super().dispatch_request(request_context)
-        except TimeoutError:
-            if limit.expired():
-                raise too_slow(seconds) from None
-            raise
+        async with (await self.gate()).in_time():
+            return await super().dispatch_request(request_context)
 
     async def _admit(self) -> None:
-        call = present_call()
-        if call.error is not None:
-            raise call.error
-        (await self.gate()).admit(call)
+        (await self.gate()).admit(present_call())
         if (request.content_length or 0) > MAX_CONTENT_LENGTH:
             raise RequestEntityTooLarge
 
@@ -104,7 +94,7 @@ class Application(Quart):
 
 
 class Api(Application):
-    """The same, with the answers from the cache in front of Quart."""
+    """The same, with the answers about batches in front of Quart."""
 
     def __init__(self, name: str, container: AsyncContainer) -> None:
         super().__init__(name, container)

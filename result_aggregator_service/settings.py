@@ -159,6 +159,7 @@ class Settings(DatabaseSettings):
     internal_api_key: SecretStr = SecretStr("")
     allowed_service_ids: Annotated[list[str], NoDecode] = ["api-gateway-service", "admin-dashboard-service"]
     api_timeout_seconds: Seconds = 30.0
+    api_gzip_min_bytes: int = Field(default=1024 * 1024, ge=1)
 
     # the read model
     expected_phases: Annotated[list[Phase], NoDecode, Field(min_length=1)] = [Phase.SPELLCHECK, Phase.CJ_ASSESSMENT]

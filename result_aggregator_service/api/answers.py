@@ -6,11 +6,10 @@ the tag of the present state is known without making the answer.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
@@ -25,21 +24,21 @@ from result_aggregator_service.api.documents import (
 )
 from result_aggregator_service.api.inputs import PageQuery, View
 from result_aggregator_service.api.presentation import REPRESENTATION, present_batch, present_summary
-from result_aggregator_service.cache.cache_manager import Answer, AnswerT_co, CacheManager, KnownTags, Unchanged
-from result_aggregator_service.cache.lookups import Looked
+from result_aggregator_service.cache.cache_manager import Answer, CacheManager, KnownTags, Unchanged
+from result_aggregator_service.cache.compression import compressed
+from result_aggregator_service.contracts.enums import Phase
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.settings import Settings
-from result_aggregator_service.storage.batch_reader import BatchReader, PageKeys, Position
+from result_aggregator_service.storage.batch_reader import BatchReader, BatchWithEssays, PageKeys, Position
 from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.projection_repository import StoredBatch
 from result_aggregator_service.storage.session import ReadSession
 
 USER_BATCHES_PATH = "/internal/v1/batches/user"
-#: Answers over more essays are made in a thread: it takes some 50 to 100 microseconds for each, and all other requests,
-#: and the consumer, would wait for as long.
-MAX_ESSAYS_AT_ONCE = 200
-
-T = TypeVar("T")
+#: Answers over more essays, or more of which something is to be decided, are made in a thread: that takes some 60
+#: microseconds for each of these, and all other requests, and the consumer, would wait for as long.
+MAX_ESSAYS_AT_ONCE = 2_000
+MAX_UNDECIDED_AT_ONCE = 200
 
 
 def representation(settings: Settings) -> str:
@@ -48,26 +47,38 @@ def representation(settings: Settings) -> str:
 
 
 class ReadModel:
-    """Snapshots of the database, measured; and what each answer is read with."""
+    """Reads of the database, measured, and what becomes of what was read."""
 
     def __init__(self, database: Database, reader: BatchReader, settings: Settings, metrics: Metrics) -> None:
         self._database = database
-        self._metrics = metrics
+        # To find a metric's child again takes ten times as long as to count with it.
+        self._operations = cache(metrics.db_operations.labels)
+        self._durations = cache(metrics.db_operation_duration.labels)
+        self._gzip_min_bytes = settings.api_gzip_min_bytes
         self.reader = reader
-        self.expected_phases = settings.expected_phases
+        self.expected_phases: Sequence[Phase] = settings.expected_phases
         self.representation = representation(settings)
 
     @asynccontextmanager
-    async def snapshot(self, operation: str) -> AsyncIterator[ReadSession]:
-        """One moment of the database; `operation` names it in the metrics."""
+    async def snapshot(self, operation: str, *, single_statement: bool = False) -> AsyncIterator[ReadSession]:
+        """One moment of the database, for one statement only or for several; `operation` names it in the metrics."""
         started, status = time.perf_counter(), "error"
         try:
-            async with self._database.snapshot() as session:
+            async with self._database.single_statement() if single_statement else self._database.snapshot() as session:
                 yield session
             status = "success"
         finally:
-            self._metrics.db_operations.labels(operation, status).inc()
-            self._metrics.db_operation_duration.labels(operation).observe(time.perf_counter() - started)
+            self._operations(operation, status).inc()
+            self._durations(operation).observe(time.perf_counter() - started)
+
+    async def answer(self, make: Callable[[], object], etag: str, read: Sequence[BatchWithEssays] = ()) -> Answer:
+        """The answer that consists of what `make` makes of batches that were read, compressed if it is large."""
+        essays, undecided = sum(len(batch.documents) for batch in read), sum(len(batch.undecided) for batch in read)
+        if essays <= MAX_ESSAYS_AT_ONCE and undecided <= MAX_UNDECIDED_AT_ONCE:
+            body = orjson.dumps(make())
+        else:
+            body = await asyncio.to_thread(lambda: orjson.dumps(make()))
+        return Answer(body if len(body) < self._gzip_min_bytes else await compressed(body), etag)
 
 
 class BatchAnswers:
@@ -79,43 +90,14 @@ class BatchAnswers:
         self._read_model = ReadModel(database, reader, settings, metrics)
         self._cache = cache
 
-    def about_batch(self, batch_id: str, known: KnownTags) -> "Question[Answer | None]":
-        """A batch with its essays; the answer is None if it is unknown or nobody's yet."""
-        source = BatchSource(self._read_model, batch_id)
-        return Question(
-            partial(self._cache.look_for_batch, batch_id, known),
-            partial(self._cache.batch_status, batch_id, known, source),
-        )
+    async def about_batch(self, batch_id: str, known: KnownTags) -> Answer | Unchanged | None:
+        """A batch with its essays; None if it is unknown or nobody's yet."""
+        return await self._cache.batch_status(batch_id, known, BatchSource(self._read_model, batch_id))
 
-    def about_user(self, user_id: str, query: PageQuery, known: KnownTags) -> "Question[Answer]":
+    async def about_user(self, user_id: str, query: PageQuery, known: KnownTags) -> Answer | Unchanged:
         """A page of a user's batches."""
         source = PageSource(self._read_model, user_id, query)
-        return Question(
-            partial(self._cache.look_for_page, user_id, source.question, known),
-            partial(self._cache.user_batches, user_id, source.question, known, source),
-        )
-
-
-class Question(Generic[AnswerT_co]):
-    """What one request asks. The cache is looked into once, however it goes on."""
-
-    def __init__(
-        self,
-        look: Callable[[], Coroutine[Any, Any, Looked]],
-        answer: Callable[[Looked | None], Coroutine[Any, Any, AnswerT_co | Answer | Unchanged]],
-    ) -> None:
-        self._look = look
-        self._answer = answer
-        self._looked: Looked | None = None
-
-    async def is_cached(self) -> bool:
-        """Whether the answer takes no more than has been found in the cache."""
-        self._looked = await self._look()
-        return self._looked.stored is not None
-
-    async def answer(self) -> AnswerT_co | Answer | Unchanged:
-        """The answer."""
-        return await self._answer(self._looked)
+        return await self._cache.user_batches(user_id, source.question, known, source)
 
 
 class BatchSource:
@@ -127,19 +109,28 @@ class BatchSource:
 
     async def etag(self) -> str | None:
         """The tag of the present answer, without making it."""
-        async with self._read_model.snapshot("read_batch_version") as session:
+        async with self._read_model.snapshot("read_batch_version", single_statement=True) as session:
             version = await self._read_model.reader.version(session, self._batch_id)
         return None if version is None else self._etag(version)
 
     async def load(self) -> Answer | None:
         """The present answer; None if the batch is unknown or nobody's yet."""
-        async with self._read_model.snapshot("read_batch") as session:
-            stored = await self._read_model.reader.batch(session, self._batch_id)
-        if stored is None:
+        model = self._read_model
+        async with model.snapshot("read_batch", single_statement=True) as session:
+            batch = await model.reader.batch(session, self._batch_id)
+        if batch is None:
             return None
+        if batch.stored.tally is None:
+            async with model.snapshot("read_batch") as session:
+                read = await model.reader.batches(session, [self._batch_id])
+            return await self._answer(read[0]) if read else None
+        return await self._answer(batch)
+
+    async def _answer(self, batch: BatchWithEssays) -> Answer:
         phases = self._read_model.expected_phases
-        body = await _make(len(stored.facts.essays), lambda: orjson.dumps(present_batch(stored, phases)))
-        return Answer(body, self._etag(stored.version))
+        return await self._read_model.answer(
+            lambda: present_batch(batch.stored, phases, batch.essays()), self._etag(batch.stored.version), [batch]
+        )
 
     def _etag(self, version: UUID) -> str:
         return _digest(16, self._read_model.representation, self._batch_id, version.hex)
@@ -162,21 +153,23 @@ class PageSource:
 
     async def etag(self) -> str:
         """The tag of the present page, without making it."""
-        async with self._read_model.snapshot("read_user_batches_versions") as session:
+        single = self._query.offset is None
+        async with self._read_model.snapshot("read_user_batches_versions", single_statement=single) as session:
             return self._etag(await self._keys(session))
 
     async def load(self) -> Answer:
         """The present page."""
-        reader = self._read_model.reader
-        async with self._read_model.snapshot("read_user_batches") as session:
+        model = self._read_model
+        async with model.snapshot("read_user_batches") as session:
             keys = await self._keys(session)
             batch_ids = [key.batch_id for key in keys.keys]
-            if self._query.view is View.SUMMARY:
-                stored = await reader.summaries(session, batch_ids)
+            if self._query.view is View.FULL:
+                batches = await model.reader.batches(session, batch_ids)
             else:
-                stored = await reader.batches(session, batch_ids)
-        essays = sum(len(batch.facts.essays) for batch in stored)
-        return Answer(await _make(essays, lambda: orjson.dumps(self._document(keys, stored))), self._etag(keys))
+                summaries = await model.reader.summaries(session, batch_ids)
+        if self._query.view is View.FULL:
+            return await model.answer(lambda: self._batches(keys, batches), self._etag(keys), batches)
+        return await model.answer(lambda: self._summaries(keys, summaries), self._etag(keys))
 
     async def _keys(self, session: ReadSession) -> PageKeys:
         query = self._query
@@ -189,11 +182,19 @@ class PageSource:
             after=query.after,
         )
 
-    def _document(self, keys: PageKeys, stored: Sequence[StoredBatch]) -> BatchPageDocument | BatchSummaryPageDocument:
-        phases, pagination = self._read_model.expected_phases, self._pagination(keys)
-        if self._query.view is View.SUMMARY:
-            return {"batches": [present_summary(batch, phases) for batch in stored], "pagination": pagination}
-        return {"batches": [present_batch(batch, phases) for batch in stored], "pagination": pagination}
+    def _summaries(self, keys: PageKeys, summaries: Sequence[StoredBatch]) -> BatchSummaryPageDocument:
+        phases = self._read_model.expected_phases
+        return {
+            "batches": [present_summary(stored, phases) for stored in summaries],
+            "pagination": self._pagination(keys),
+        }
+
+    def _batches(self, keys: PageKeys, batches: Sequence[BatchWithEssays]) -> BatchPageDocument:
+        phases = self._read_model.expected_phases
+        return {
+            "batches": [present_batch(batch.stored, phases, batch.essays()) for batch in batches],
+            "pagination": self._pagination(keys),
+        }
 
     def _pagination(self, keys: PageKeys) -> OffsetPagination | CursorPagination:
         limit = self._query.limit
@@ -226,7 +227,3 @@ def _digest(size: int, *parts: str) -> str:
         raw = part.encode()
         digest.update(len(raw).to_bytes(4, "big") + raw)
     return digest.hexdigest()
-
-
-async def _make(essays: int, make: Callable[[], T]) -> T:
-    return make() if essays <= MAX_ESSAYS_AT_ONCE else await asyncio.to_thread(make)

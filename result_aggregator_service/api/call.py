@@ -2,19 +2,22 @@
 
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import structlog
-from quart import request
+from quart import Response, request
+from werkzeug.datastructures import Headers
 
 if TYPE_CHECKING:
     from hypercorn.typing import HTTPScope
 
-    from result_aggregator_service.api.answers import Question
     from result_aggregator_service.api.errors import ProblemError
 
 CORRELATION_HEADER = "X-Correlation-ID"
+
+Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""Status, headers, body."""
 
 _SANE_CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -28,14 +31,12 @@ class Call:
 
     __slots__ = (
         "correlation_id",
-        "error",
         "headers",
         "key_place",
         "method",
         "path",
         "problem",
         "query_string",
-        "question",
         "service_id",
         "started",
     )
@@ -49,8 +50,6 @@ class Call:
         self.correlation_id = _correlation_id(self.header(b"x-correlation-id"))
         self.service_id: str | None = None
         self.key_place: int | None = None
-        self.question: Question[Any] | None = None
-        self.error: Exception | None = None
         self.problem: ProblemError | None = None
 
     @property
@@ -75,6 +74,14 @@ def present_call() -> Call:
     """The request that Quart is at."""
     call: Call = request.scope["call"]  # type: ignore[typeddict-item]
     return call
+
+
+def as_response(replied: Reply) -> Response:
+    """A reply as Quart sends it."""
+    status, headers, body = replied
+    response = Response(body, status)
+    response.headers = Headers([(name.decode(), value.decode()) for name, value in headers])
+    return response
 
 
 def _correlation_id(given: str) -> str:

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from quart import Quart, Response
 from werkzeug.exceptions import HTTPException
 
-from result_aggregator_service.api.call import Call, present_call
+from result_aggregator_service.api.call import Call, Reply, as_response, present_call
 from result_aggregator_service.api.documents import ProblemDocument
 from result_aggregator_service.storage.errors import is_trouble
 
@@ -112,20 +112,20 @@ def install_error_handlers(app: Quart) -> None:
     """Answer every exception with a problem."""
 
     async def answer(error: Exception) -> Response:
-        call = present_call()
-        call.problem = _problem(error)
-        return problem_response(call.problem, call)
+        return as_response(problem_reply(error, present_call()))
 
     app.register_error_handler(HTTPException, answer)
     app.register_error_handler(Exception, answer)
 
 
-def problem_response(problem: ProblemError, call: Call) -> Response:
-    """The problem as a response to a request."""
+def problem_reply(error: Exception, call: Call) -> Reply:
+    """The reply to a request that met an exception, as a problem, which is noted in `call`."""
+    call.problem = problem = _problem(error)
     instance = quote(call.path, safe="/%:@!$&'()*+,;=-._~")
     body = orjson.dumps(problem_document(problem, instance, call.correlation_id))
-    headers = {"Cache-Control": "no-store", **problem.headers}
-    return Response(body, problem.status, headers, content_type=PROBLEM_CONTENT_TYPE)
+    headers = {"cache-control": "no-store", **problem.headers, "content-type": PROBLEM_CONTENT_TYPE}
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    return problem.status.value, [*raw, (b"content-length", str(len(body)).encode())], body
 
 
 def problem_document(problem: ProblemError, instance: str, correlation_id: str) -> ProblemDocument:

@@ -1,16 +1,16 @@
-"""Answers what the cache has before Quart sees it: Quart's dispatch costs more than all the rest of such a request.
+"""Answers about batches before Quart sees the request: its dispatch costs more than all the rest of a hit.
 
-Everything else goes on to Quart, with what was found out. Neither does anything for itself that the other does too.
+Everything else goes on to Quart. Neither does anything for itself that the other does too.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
 
-from result_aggregator_service.api.answers import BatchAnswers, Question
-from result_aggregator_service.api.batches import batch_question, page_question, reply
-from result_aggregator_service.api.call import Call
+from result_aggregator_service.api.answers import BatchAnswers
+from result_aggregator_service.api.batches import batch_reply, page_reply
+from result_aggregator_service.api.call import Call, Reply
+from result_aggregator_service.api.errors import problem_reply
 from result_aggregator_service.api.requests import Gate
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ _ROUTES = (
     ("get_user_batches", re.compile("/internal/v1/batches/user/([^/]+)")),
     ("get_batch_status", re.compile("/internal/v1/batches/([^/]+)/status")),
 )
-_ASK: Mapping[str, Callable[[Call, str, BatchAnswers], Question[Any]]] = {
-    "get_user_batches": page_question,
-    "get_batch_status": batch_question,
+_REPLIES: Mapping[str, Callable[[Call, str, BatchAnswers], Awaitable[Reply]]] = {
+    "get_user_batches": page_reply,
+    "get_batch_status": batch_reply,
 }
 
 
@@ -45,26 +45,18 @@ class Front:
         self._answers = answers
 
     async def answers(self, call: Call, send: "ASGISendCallable") -> bool:
-        """Answer a request, if the cache has what it asks for. An error is left in `call` for Quart to answer."""
+        """Answer a request, if it is about batches."""
         if call.method not in _METHODS or any(header in call.headers for header in _WITH_BODY):
             return False
         if (found := route(call.path)) is None:
             return False
         endpoint, raw_id = found
-        return await self._answers_question(call, endpoint, partial(_ASK[endpoint], call, raw_id, self._answers), send)
-
-    async def _answers_question(
-        self, call: Call, endpoint: str, ask: Callable[[], Question[Any]], send: "ASGISendCallable"
-    ) -> bool:
         try:
             self._gate.admit(call)
-            call.question = ask()
-            if not await call.question.is_cached():
-                return False
-            status, headers, body = reply(await call.question.answer())
-        except Exception as error:  # noqa: BLE001 - Quart raises it again
-            call.error = error
-            return False
+            async with self._gate.in_time():
+                status, headers, body = await _REPLIES[endpoint](call, raw_id, self._answers)
+        except Exception as error:  # noqa: BLE001 - answered as Quart answers it
+            status, headers, body = problem_reply(error, call)
         self._gate.finish(call, endpoint, status)
         await send({"type": "http.response.start", "status": status, "headers": [*headers, call.correlation_header]})
         await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -21,6 +21,7 @@ _ALLOWED_IDS = f"1 to {MAX_ID_LENGTH} characters, no control characters, UTF-8, 
 _LONE_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 _DIGITS = re.compile("[0-9]{1,19}")
+_CODING = re.compile(r"\s*(?P<coding>[^\s;]+)\s*(;\s*q=(?P<quality>0(\.[0-9]{0,3})?|1(\.0{0,3})?)\s*)?")
 _ALLOWED_STATUSES = ", ".join(dict.fromkeys([*BatchStatus, *BatchClientStatus]))
 _ALLOWED_CURSORS = "empty, to begin, or the cursor of a `next` link, unchanged"
 
@@ -53,6 +54,19 @@ def path_id(field: str, raw: str) -> str:
     if _CONTROL.search(value):
         raise bad_input(field, "holds a control character", _ALLOWED_IDS)
     return value
+
+
+def takes_gzip(accept_encoding: str) -> bool:
+    """Whether a client takes gzip at least as gladly as no coding (RFC 9110, section 12.5.3).
+
+    One that says nothing gets none, though it would have to take any.
+    """
+    qualities: dict[str, float] = {}
+    for part in accept_encoding.lower().split(","):
+        if match := _CODING.fullmatch(part):
+            qualities[match["coding"]] = float(match["quality"] or 1)
+    gzip = qualities.get("gzip", qualities.get("x-gzip", qualities.get("*", 0.0)))
+    return gzip > 0 and gzip >= qualities.get("identity", 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,11 @@
 What a result carries is shown only while the essay's status in that phase is completed. Absent is null.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import cast
+
+import orjson
 
 from result_aggregator_service.api.documents import (
     BatchDocument,
@@ -20,9 +22,9 @@ from result_aggregator_service.domain.batch import (
     BatchFacts,
     EssayFacts,
     EssayPhaseStatus,
-    EssayStatuses,
     current_phase,
     earliest_critical_outcome,
+    essay_status,
     known_phases,
     phase_durations,
     phases_that_matter,
@@ -33,21 +35,26 @@ from result_aggregator_service.domain.tally import BatchTally, error_count, last
 from result_aggregator_service.storage.projection_repository import StoredBatch
 
 #: Raised whenever the same facts give another answer, so that no client and no cache goes on with the older form.
-REPRESENTATION = 1
+REPRESENTATION = 2
 
 _PHASES = (Phase.STUDENT_MATCHING, *PHASE_ORDER)
 
 
-def present_batch(stored: StoredBatch, expected_phases: Sequence[Phase]) -> BatchDocument:
-    """A registered batch, with its essays loaded.
+def present_batch(
+    stored: StoredBatch, expected_phases: Sequence[Phase], essays: Iterable[str | EssayFacts]
+) -> BatchDocument:
+    """A registered batch with its members, which are given by id: as JSON that is shown as it is, or by their facts.
 
     Raises:
-        ValueError: nobody has registered it.
+        ValueError: nobody has registered it, or it has no tally.
     """
-    batch = stored.facts
     return {
-        **_summary(stored, stored.tally or BatchTally.of(batch), expected_phases),
-        "essays": [_essay(essay, known) for essay, known in zip(batch.members, batch.statuses, strict=True)],
+        **present_summary(stored, expected_phases),
+        # orjson puts a fragment where it stands, and takes it for what it is said to be.
+        "essays": [
+            cast(EssayDocument, orjson.Fragment(essay)) if isinstance(essay, str) else _essay(stored.facts, essay)
+            for essay in essays
+        ],
     }
 
 
@@ -115,9 +122,9 @@ def _phases(batch: BatchFacts, matter: Sequence[Phase], tally: BatchTally) -> di
     return cast(dict[Phase, PhaseDocument], shown)  # orjson takes only plain strings for keys
 
 
-def _essay(essay: EssayFacts, statuses: EssayStatuses) -> EssayDocument:
-    in_spellcheck, in_cj = statuses.get(Phase.SPELLCHECK), statuses.get(Phase.CJ_ASSESSMENT)
-    in_nlp, in_feedback = statuses.get(Phase.NLP), statuses.get(Phase.AI_FEEDBACK)
+def _essay(batch: BatchFacts, essay: EssayFacts) -> EssayDocument:
+    in_spellcheck, in_cj = (essay_status(batch, essay, phase) for phase in (Phase.SPELLCHECK, Phase.CJ_ASSESSMENT))
+    in_nlp, in_feedback = (essay_status(batch, essay, phase) for phase in (Phase.NLP, Phase.AI_FEEDBACK))
     spellcheck = essay.spellcheck if _is_completed(in_spellcheck) else None
     metrics = essay.spellcheck_metrics if spellcheck else None
     cj = essay.cj if _is_completed(in_cj) else None

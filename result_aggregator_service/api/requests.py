@@ -1,12 +1,16 @@
 """What is done alike for every request, whoever answers it: who asks, its log line, its metrics."""
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import cache
 
 import structlog
 
 from result_aggregator_service.api.auth import authenticate, is_protected
 from result_aggregator_service.api.call import Call
+from result_aggregator_service.api.errors import too_slow
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.settings import Settings
 
@@ -40,6 +44,22 @@ class Gate:
             ProblemError: 401.
         """
         authenticate(call, self.settings)
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """What makes the answer; it is cancelled if it outlives `API_TIMEOUT_SECONDS`.
+
+        Raises:
+            ProblemError: 503.
+        """
+        seconds = self.settings.api_timeout_seconds
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                yield
+        except TimeoutError:
+            if limit.expired():
+                raise too_slow(seconds) from None
+            raise
 
     def finish(self, call: Call, endpoint: str, status_code: int) -> None:
         """Count and log a request that is about to be answered."""

@@ -8,13 +8,15 @@ import asyncio
 import re
 from collections.abc import Collection, Coroutine, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import structlog
 
 from result_aggregator_service.cache.background import Background
+from result_aggregator_service.cache.compression import plain
 from result_aggregator_service.cache.guarded_redis import GuardedRedis, RedisUnavailableError
-from result_aggregator_service.cache.lookups import ANY_TAG, ETAG_LENGTH, NOT_TO_BE_ASKED, Looked, Lookups, Stored
+from result_aggregator_service.cache.lookups import ANY_TAG, ETAG_LENGTH, Command, KeptConnections, Lookups, Stored
 from result_aggregator_service.cache.places import Place, forget
 from result_aggregator_service.cache.sampler import PATIENCE_SECONDS, Sampler
 from result_aggregator_service.cache.single_flight import NextFlight, SingleFlight
@@ -64,7 +66,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished answer: the JSON as it is sent, and its strong entity tag (32 hex characters, without quotes)."""
+    """A finished answer: its JSON, or gzip of that, and the tag of what it says (32 hex characters, without quotes)."""
 
     body: bytes
     etag: str
@@ -118,27 +120,16 @@ class Source(Protocol[AnswerT_co]):
 
 
 class CacheManager(Protocol):
-    """Answers from the cache, else from their source; and what makes the cache forget.
-
-    A reader may look into the cache first and then go on with what was `looked`, soon and once.
-    """
-
-    async def look_for_batch(self, batch_id: str, known: KnownTags) -> Looked:
-        """What the cache has of the answer about a batch."""
-        ...
+    """Answers from the cache, else from their source; and what makes the cache forget."""
 
     async def batch_status(
-        self, batch_id: str, known: KnownTags, source: Source[Answer | None], looked: Looked | None = None
+        self, batch_id: str, known: KnownTags, source: Source[Answer | None]
     ) -> Answer | Unchanged | None:
         """The answer about a batch, if there is such a batch and the client does not have the answer already."""
         ...
 
-    async def look_for_page(self, user_id: str, question: str, known: KnownTags) -> Looked:
-        """What the cache has of the answer to a question about a user's batches."""
-        ...
-
     async def user_batches(
-        self, user_id: str, question: str, known: KnownTags, source: Source[Answer], looked: Looked | None = None
+        self, user_id: str, question: str, known: KnownTags, source: Source[Answer]
     ) -> Answer | Unchanged:
         """The answer to a question about a user's batches, if the client does not have it already.
 
@@ -147,7 +138,6 @@ class CacheManager(Protocol):
             question: what is asked of them, the same for all questions that mean the same.
             known: what the client has.
             source: where the answer comes from if the cache does not have it.
-            looked: what the cache has, if it was looked for.
         """
         ...
 
@@ -177,22 +167,14 @@ class NoCache:
         self._redis = redis
         self._reads = _SharedReads()
 
-    async def look_for_batch(self, batch_id: str, known: KnownTags) -> Looked:
-        """Nothing."""
-        return NOT_TO_BE_ASKED
-
     async def batch_status(
-        self, batch_id: str, known: KnownTags, source: Source[Answer | None], looked: Looked | None = None
+        self, batch_id: str, known: KnownTags, source: Source[Answer | None]
     ) -> Answer | Unchanged | None:
         """What the source has now."""
         return await self._reads.read(("batch_status", batch_id), known.few(), source)
 
-    async def look_for_page(self, user_id: str, question: str, known: KnownTags) -> Looked:
-        """Nothing."""
-        return NOT_TO_BE_ASKED
-
     async def user_batches(
-        self, user_id: str, question: str, known: KnownTags, source: Source[Answer], looked: Looked | None = None
+        self, user_id: str, question: str, known: KnownTags, source: Source[Answer]
     ) -> Answer | Unchanged:
         """What the source has now."""
         return await self._reads.read(("user_batches", user_id, question), known.few(), source)
@@ -220,7 +202,10 @@ class RedisCacheManager:
         self._ttl_seconds = ttl_seconds
         self._token_ttl_seconds = 2 * ttl_seconds
         self._representation = representation
-        self._lookups = Lookups(redis, representation=representation, token_ttl_seconds=self._token_ttl_seconds)
+        self._connections = KeptConnections()
+        self._lookups = Lookups(
+            redis, self._connections, representation=representation, token_ttl_seconds=self._token_ttl_seconds
+        )
         self._flights = SingleFlight()
         self._reads = _SharedReads()
         self._refreshes = Background(at_once=_REFRESHES_AT_ONCE)
@@ -231,45 +216,29 @@ class RedisCacheManager:
         await self._refreshes.close()
         await self._sampler.close()
 
-    async def look_for_batch(self, batch_id: str, known: KnownTags) -> Looked:
-        """What the cache has of the answer about a batch."""
-        return await self._look(Place.of_batch(batch_id), known.few())
-
     async def batch_status(
-        self, batch_id: str, known: KnownTags, source: Source[Answer | None], looked: Looked | None = None
+        self, batch_id: str, known: KnownTags, source: Source[Answer | None]
     ) -> Answer | Unchanged | None:
         """The answer about a batch, if there is such a batch and the client does not have the answer already."""
-        return await self._read(Place.of_batch(batch_id), known.few(), source, looked)
-
-    async def look_for_page(self, user_id: str, question: str, known: KnownTags) -> Looked:
-        """What the cache has of the answer to a question about a user's batches."""
-        return await self._look(Place.of_page(user_id, question), known.few())
+        return await self._read(Place.of_batch(batch_id), known.few(), source)
 
     async def user_batches(
-        self, user_id: str, question: str, known: KnownTags, source: Source[Answer], looked: Looked | None = None
+        self, user_id: str, question: str, known: KnownTags, source: Source[Answer]
     ) -> Answer | Unchanged:
         """The answer to a question about a user's batches, if the client does not have it already."""
-        return await self._read(Place.of_page(user_id, question), known.few(), source, looked)
+        return await self._read(Place.of_page(user_id, question), known.few(), source)
 
     async def invalidate(self, batch_ids: Collection[str], user_ids: Collection[str]) -> bool:
         """Forget all answers about these batches and users. False: not all are forgotten, try again."""
         return await forget(self._redis, batch_ids, user_ids)
 
-    async def _look(self, place: Place, known: KnownTags) -> Looked:
+    async def _read(self, place: Place, known: KnownTags, source: Source[AnswerT]) -> AnswerT | Answer | Unchanged:
         try:
-            return await self._lookups.look(place.token, place.key, known.words())
+            token, stored = await self._lookups.look(place.token, place.key, known.words())
         except RedisUnavailableError:
-            return NOT_TO_BE_ASKED
-
-    async def _read(
-        self, place: Place, known: KnownTags, source: Source[AnswerT], looked: Looked | None
-    ) -> AnswerT | Answer | Unchanged:
-        looked = looked or await self._look(place, known)
-        if looked is NOT_TO_BE_ASKED:
             # Without a token nobody may join what has begun: an invalidation could have come in between.
             self._metrics.cache_misses.labels(place.cache_type).inc()
             return await self._reads.read(place, known, source)
-        token, stored = looked
         if stored is not None:
             self._metrics.cache_hits.labels(place.cache_type).inc()
             if stored.milliseconds_left < 1000 * self._ttl_seconds * LAST_PART:
@@ -304,9 +273,12 @@ class RedisCacheManager:
             return answer, False
         keys = [place.token, place.key] if place.pages is None else [place.token, place.key, place.pages]
         value = b"".join((token, self._representation.encode(), answer.etag.encode(), answer.body))
-        arguments = (token, value, self._ttl_seconds, self._token_ttl_seconds, MAX_PAGES_OF_A_USER)
+        limits = (self._ttl_seconds, self._token_ttl_seconds, MAX_PAGES_OF_A_USER)
+        command: Command = ("EVAL", _STORE, len(keys), *keys, token, value, *limits)
         try:
-            stored = await self._redis.call("store", lambda redis: redis.eval(_STORE, len(keys), *keys, *arguments))
+            (stored,) = await self._redis.call("store", partial(self._connections.exchange, [command]))
+            if isinstance(stored, Exception):
+                raise self._redis.refused("store", stored)
         except RedisUnavailableError as error:
             log.debug("answer_not_cached", reason=str(error))
             return answer, False
@@ -318,7 +290,9 @@ async def _is_present(stored: Stored, source: Source[Answer | None]) -> bool:
     answer = await source.load()
     if answer is None:
         return False
-    return answer.etag == stored.etag if stored.body is None else answer.body == stored.body
+    if stored.body is None:
+        return answer.etag == stored.etag
+    return await plain(answer.body) == await plain(stored.body)
 
 
 def _served(stored: Stored) -> Answer | Unchanged:

@@ -49,6 +49,9 @@ return {{token, left, etag, redis.call('GETRANGE', KEYS[2], #header, -1)}}
 """
 
 
+Command = tuple[str | int | bytes, ...]
+
+
 class Stored(NamedTuple):
     """An answer in Redis; `body` is None if the client knows its tag."""
 
@@ -62,10 +65,6 @@ class Looked(NamedTuple):
 
     token: bytes
     stored: Stored | None
-
-
-#: Where nothing can be known, or is to be.
-NOT_TO_BE_ASKED = Looked(b"", None)
 
 
 class _Question(NamedTuple):
@@ -85,11 +84,13 @@ class _Batch:
 class Lookups:
     """The look-ups of one process."""
 
-    def __init__(self, redis: GuardedRedis, *, representation: str, token_ttl_seconds: int) -> None:
+    def __init__(
+        self, redis: GuardedRedis, connections: "KeptConnections", *, representation: str, token_ttl_seconds: int
+    ) -> None:
         self._redis = redis
         self._representation = representation
         self._token_ttl_seconds = token_ttl_seconds
-        self._connections = _Connections()
+        self._connections = connections
         self._unsent: _Batch | None = None
 
     async def look(self, token_key: str, key: str, known: tuple[str, ...] = ()) -> Looked:
@@ -122,7 +123,7 @@ class Lookups:
             for question, result in zip(batch.questions, results, strict=True)
         }
 
-    def _commands(self, questions: Sequence[_Question]) -> list[tuple[str | int, ...]]:
+    def _commands(self, questions: Sequence[_Question]) -> list[Command]:
         # By its text rather than its digest: a Redis that was restarted knows no digests.
         return [
             (
@@ -140,13 +141,13 @@ class Lookups:
         ]
 
 
-class _Connections:
+class KeptConnections:
     """Connections kept at hand: to take one from the client's pool, and to give it back, costs more than a look-up."""
 
     def __init__(self) -> None:
         self._idle: list[AbstractConnection] = []
 
-    async def exchange(self, commands: Sequence[tuple[str | int, ...]], redis: Redis) -> list[Any]:
+    async def exchange(self, commands: Sequence[Command], redis: Redis) -> list[Any]:
         """Send commands together; return their answers, for a refused one its ResponseError."""
         if self._idle:
             try:
@@ -158,9 +159,7 @@ class _Connections:
         connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
         return await self._exchange(connection, commands, redis)
 
-    async def _exchange(
-        self, connection: AbstractConnection, commands: Sequence[tuple[str | int, ...]], redis: Redis
-    ) -> list[Any]:
+    async def _exchange(self, connection: AbstractConnection, commands: Sequence[Command], redis: Redis) -> list[Any]:
         try:
             await connection.send_packed_command(connection.pack_commands(commands))
             answers = [await _answer(connection) for _ in commands]

@@ -30,6 +30,8 @@ from result_aggregator_service.domain.facets import (
 #: In which order a batch goes through the phases that essays have results in (specification, section 2).
 PHASE_ORDER = (Phase.SPELLCHECK, Phase.NLP, Phase.AI_FEEDBACK, Phase.CJ_ASSESSMENT)
 
+_PHASES = {phase.value: phase for phase in Phase}
+
 EssayResult = SpellcheckResult | CJResult | NlpResult | AIFeedbackResult
 
 
@@ -188,7 +190,7 @@ class FinishedBy(StrEnum):
 
 def known_phases(words: Iterable[str]) -> list[Phase]:
     """The phases among some words, each once, in the words' order; other words are ignored."""
-    return list(dict.fromkeys(Phase(word) for word in words if word in set(Phase)))
+    return [_PHASES[word] for word in dict.fromkeys(words) if word in _PHASES]
 
 
 def phases_that_matter(batch: BatchFacts, expected_phases: Sequence[Phase]) -> list[Phase]:

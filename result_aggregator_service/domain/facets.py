@@ -5,7 +5,7 @@ in `{prefix}_{field}`; a batch facet's in `batch_results`, a registration's fiel
 changes a facet once it is made; but with `frozen=True` making one takes three times as long, and an event makes four.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
 from operator import attrgetter
@@ -56,17 +56,10 @@ class Facet:
         """The columns that hold the facet: the clock's two, then one for each field."""
         return (f"{cls.PREFIX}_at", f"{cls.PREFIX}_event_id", *cls.value_columns().values())
 
-    @classmethod
-    @cache
-    def _shape(cls) -> tuple[tuple[str, ...], Callable[["Facet"], tuple[Any, ...]]]:
-        """The columns, and what gets the clock and the values in their order."""
-        return cls.columns(), attrgetter("clock", *cls.value_columns())
-
-    def to_row(self) -> dict[str, Any]:
-        """The facet as column values."""
-        columns, get = self._shape()
-        clock, *values = get(self)
-        return dict(zip(columns, (*clock, *values), strict=True))
+    def to_row(self) -> Iterator[tuple[str, Any]]:
+        """The columns, each with its value; to be made a row, or put into one."""
+        columns, get = _SHAPES[type(self)]
+        return zip(columns, get(self), strict=True)
 
     @classmethod
     def from_row(cls, row: Columns) -> Self | None:
@@ -287,3 +280,9 @@ ESSAY_FACETS: tuple[type[Facet], ...] = (
     AIFeedbackResult,
 )
 BATCH_FACETS: tuple[type[Facet], ...] = (Registration, Assignment, CJVerdict)
+
+# The columns of a facet, and what gets their values in the same order.
+_SHAPES = {
+    facet: (facet.columns(), attrgetter("clock.at", "clock.event_id", *facet.value_columns()))
+    for facet in (*BATCH_FACETS, *ESSAY_FACETS)
+}

@@ -50,15 +50,18 @@ class Row:
 
     def state(self, facet: Facet) -> None:
         """A message states a facet."""
-        self.facets[type(facet)] = later(self.facets.get(type(facet)), facet)
+        kind = type(facet)
+        self.facets[kind] = later(self.facets.get(kind), facet)
 
     def heard(self, at: datetime) -> None:
         """A message speaks of it."""
-        self.heard_at = at if self.heard_at is None else max(self.heard_at, at)
+        if self.heard_at is None or self.heard_at < at:
+            self.heard_at = at
 
     def started(self, at: datetime) -> None:
         """A message is a result of processing it."""
-        self.started_at = at if self.started_at is None else min(self.started_at, at)
+        if self.started_at is None or at < self.started_at:
+            self.started_at = at
 
 
 class BatchRow(Row):
@@ -73,7 +76,8 @@ class BatchRow(Row):
 
     def created(self, at: datetime) -> None:
         """A registration speaks of it."""
-        self.created_at = at if self.created_at is None else min(self.created_at, at)
+        if self.created_at is None or at < self.created_at:
+            self.created_at = at
 
 
 class Facts:
@@ -94,14 +98,24 @@ class Facts:
         row.heard(event.clock.at)
         return row
 
-    def essay(self, essay_id: str, event: Event, *, batch_id: str | None = None) -> Row:
-        """The essay, of which `event` speaks and which it places into `batch_id`, if it names one."""
+    def essay(self, essay_id: str, event: Event, placed: Placement | None = None) -> Row:
+        """The essay, of which `event` speaks, and which it places if it says so."""
         row = self.essays.get(essay_id)
         if row is None:
             row = self.essays[essay_id] = Row()
         row.heard(event.clock.at)
-        if batch_id is not None:
-            row.state(Placement(event.clock, batch_id))
+        if placed is not None:
+            row.state(placed)
+        return row
+
+    def processed_essay(self, essay_id: str, event: Event, *, batch_id: str | None) -> Row:
+        """The essay, of which `event` is a result; it may name the batch."""
+        if batch_id is None:
+            row = self.essay(essay_id, event)
+        else:
+            self.batch(batch_id, event)
+            row = self.essay(essay_id, event, Placement(event.clock, batch_id))
+        row.started(event.clock.at)
         return row
 
 
@@ -140,13 +154,14 @@ def fold_registration(facts: Facts, event: Event, payload: consumed.BatchEssaysR
             requested_pipelines=payload.requested_pipelines,
         )
     )
+    listed = Listing(event.clock, payload.entity_id)
     for essay_id in payload.essay_ids:
-        facts.essay(essay_id, event).state(Listing(event.clock, payload.entity_id))
+        facts.essay(essay_id, event).state(listed)
 
 
 def fold_slot(facts: Facts, event: Event, payload: consumed.EssaySlotAssigned) -> None:
     facts.batch(payload.batch_id, event)
-    facts.essay(payload.essay_id, event, batch_id=payload.batch_id).state(
+    facts.essay(payload.essay_id, event, Placement(event.clock, payload.batch_id)).state(
         EssayFile(
             event.clock,
             upload_id=payload.file_upload_id,
@@ -175,8 +190,9 @@ def fold_phase_outcome(facts: Facts, event: Event, payload: consumed.BatchPhaseO
             traceparent=event.traceparent,
         ),
     )
+    placed = Placement(event.clock, payload.batch_id)
     for essay_id in processed | failed:
-        facts.essay(essay_id, event, batch_id=payload.batch_id)
+        facts.essay(essay_id, event, placed)
 
 
 def fold_spellcheck_completed(facts: Facts, event: Event, payload: consumed.SpellcheckCompleted) -> None:
@@ -200,15 +216,15 @@ def fold_spellcheck_result(facts: Facts, event: Event, payload: consumed.Spellch
         batch_id=payload.batch_id,
         corrected_text=payload.corrected_text_storage_id,
     )
-    metrics = payload.correction_metrics
-    told = {
-        **(metrics.model_dump() if metrics else {}),
-        "processing_duration_ms": payload.processing_duration_ms,
-        "processor_version": payload.processor_version,
-    }
     # A failure has nothing to tell here, and what an earlier success told is no longer so.
-    succeeded = stage(payload.status) is ProcessingStage.COMPLETED
-    essay.state(SpellcheckMetrics(event.clock, values=told if succeeded else None))
+    told: dict[str, JsonValue] | None = None
+    if stage(payload.status) is ProcessingStage.COMPLETED:
+        told = {
+            **(vars(payload.correction_metrics) if payload.correction_metrics else {}),
+            "processing_duration_ms": payload.processing_duration_ms,
+            "processor_version": payload.processor_version,
+        }
+    essay.state(SpellcheckMetrics(event.clock, values=told))
 
 
 def _spellcheck(
@@ -221,10 +237,7 @@ def _spellcheck(
     corrected_text: str | None,
 ) -> Row:
     """What both forms of a spell check message say."""
-    if batch_id is not None:
-        facts.batch(batch_id, event)
-    essay = facts.essay(essay_id, event, batch_id=batch_id)
-    essay.started(event.clock.at)
+    essay = facts.processed_essay(essay_id, event, batch_id=batch_id)
     status = stage(payload.status)
     succeeded = status is ProcessingStage.COMPLETED
     essay.state(
@@ -258,20 +271,22 @@ def fold_cj_completed(facts: Facts, event: Event, payload: consumed.CJAssessment
             rankings=[RankedEssayFact(r.els_essay_id, r.rank, r.score) for r in rankings],
         )
     if payload.processing_summary is not None:
+        placed = Placement(event.clock, batch_id)
         for essay_id in payload.processing_summary.successful_essay_ids:
-            facts.essay(essay_id, event, batch_id=batch_id)
+            facts.essay(essay_id, event, placed)
+        error = error_detail(
+            event,
+            Phase.CJ_ASSESSMENT,
+            consumed.ErrorInfo(
+                error_code="CJ_ASSESSMENT_FAILED",
+                error_message=f"CJ assessment job {payload.cj_assessment_job_id} failed for this essay",
+            ),
+        )
+        failed = CJResult(event.clock, ProcessingStage.FAILED, None, None, error)
         for essay_id in payload.processing_summary.failed_essay_ids:
-            essay = facts.essay(essay_id, event, batch_id=batch_id)
+            essay = facts.essay(essay_id, event, placed)
             essay.started(event.clock.at)
-            error = error_detail(
-                event,
-                Phase.CJ_ASSESSMENT,
-                consumed.ErrorInfo(
-                    error_code="CJ_ASSESSMENT_FAILED",
-                    error_message=f"CJ assessment job {payload.cj_assessment_job_id} failed for this essay",
-                ),
-            )
-            essay.state(CJResult(event.clock, ProcessingStage.FAILED, None, None, error))
+            essay.state(failed)
 
 
 def fold_cj_failed(facts: Facts, event: Event, payload: consumed.CJAssessmentFailed) -> None:
@@ -288,12 +303,13 @@ def fold_assessment_result(facts: Facts, event: Event, payload: consumed.Assessm
     batch.state(CJVerdict(event.clock, error=None))
     batch.state(Assignment(event.clock, payload.assignment_id))
     metadata = payload.assessment_metadata
+    placed = Placement(event.clock, batch_id)
     rankings = []
     for result in payload.essay_results:
         if result.is_anchor:
             batch.anchor_ids.add(result.essay_id)
             continue
-        essay = facts.essay(result.essay_id, event, batch_id=batch_id)
+        essay = facts.essay(result.essay_id, event, placed)
         if result.rank is not None or result.bt_score is not None:
             essay.started(event.clock.at)
             essay.state(CJResult(event.clock, ProcessingStage.COMPLETED, result.rank, result.bt_score, error=None))
@@ -350,10 +366,7 @@ def fold_nlp_completed(facts: Facts, event: Event, payload: consumed.EssayNlpCom
     batch_id = payload.parent_id
     if batch_id is None and payload.processing_metadata is not None:
         batch_id = payload.processing_metadata.batch_id
-    if batch_id is not None:
-        facts.batch(batch_id, event)
-    essay = facts.essay(payload.essay_id, event, batch_id=batch_id)
-    essay.started(event.clock.at)
+    essay = facts.processed_essay(payload.essay_id, event, batch_id=batch_id)
     metrics = payload.nlp_metrics
     errors = payload.grammar_analysis.error_count if payload.grammar_analysis else None
     essay.state(
@@ -371,11 +384,8 @@ def fold_nlp_completed(facts: Facts, event: Event, payload: consumed.EssayNlpCom
 
 
 def fold_ai_feedback(facts: Facts, event: Event, payload: consumed.AIFeedbackResult) -> None:
-    batch_id = payload.system_metadata.parent_id
-    if batch_id is not None:
-        facts.batch(batch_id, event)
-    essay = facts.essay(payload.system_metadata.entity_id, event, batch_id=batch_id)
-    essay.started(event.clock.at)
+    metadata = payload.system_metadata
+    essay = facts.processed_essay(metadata.entity_id, event, batch_id=metadata.parent_id)
     status = stage(payload.status)
     succeeded = status is ProcessingStage.COMPLETED
     details: dict[str, JsonValue] | None = None

@@ -63,13 +63,12 @@ class Completion:
             touched: the batches; the present owners' ids are added to it.
             grant_grace_to: those of them whose missing results are no longer waited for.
         """
-        stored = await self._repository.load(session, touched.batch_ids)
-        assessments = await self._repository.unannounced_assessments(session, touched.batch_ids)
+        unsettled = await self._repository.load_unsettled(session, touched.batch_ids)
+        stored, assessments = unsettled.batches, unsettled.unannounced
         tallies = await tallies_of(session, touched.batch_ids)
         # Which essays are its students' matters only to rankings that do not say so themselves.
         ranked = {a.batch_id for a in assessments if not a.graded and stored[a.batch_id].facts.registration is not None}
         with_members = await self._repository.load_members(session, [stored[batch_id].facts for batch_id in ranked])
-        caught_up_seconds = await self._repository.caught_up_seconds(session)
         failpoint(Failpoint.STATEMENTS_LOAD_AFTER)
 
         judgements: list[Judgement] = []
@@ -84,7 +83,7 @@ class Completion:
             )
             if batch.registration is not None:
                 touched.user_ids.add(batch.registration.user_id)
-            judgement = self._judge(batch, before, caught_up_seconds)
+            judgement = self._judge(batch, before, unsettled.caught_up_seconds)
             judgements.append(judgement)
             if judgement.overall_status in FINAL_STATUSES:
                 if before.judgement.overall_status not in FINAL_STATUSES:

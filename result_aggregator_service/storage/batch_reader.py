@@ -3,26 +3,90 @@
 All of the session's one snapshot. A batch that nobody has registered has no owner and is not there.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, Select, Text, any_, bindparam, func, select, tuple_
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Select,
+    Text,
+    TextClause,
+    any_,
+    bindparam,
+    func,
+    select,
+    text,
+    tuple_,
+)
 
-from result_aggregator_service.contracts.enums import BatchStatus
-from result_aggregator_service.storage.projection_repository import ProjectionRepository, StoredBatch
+from result_aggregator_service.contracts.enums import BatchStatus, Phase
+from result_aggregator_service.domain.batch import BatchFacts, EssayFacts
+from result_aggregator_service.domain.event import Clock
+from result_aggregator_service.domain.facets import (
+    Assignment,
+    CJVerdict,
+    Columns,
+    PhaseOutcome,
+    PipelineEnd,
+    Registration,
+)
+from result_aggregator_service.storage.essay_documents import JOIN_ESSAYS, facts_of
+from result_aggregator_service.storage.projection_repository import Judgement, StoredBatch
 from result_aggregator_service.storage.session import ReadSession
 from result_aggregator_service.storage.tables import batch_results
-from result_aggregator_service.storage.tallies import tallies_of
+from result_aggregator_service.storage.tallies import from_document, tallies_of
 
 _TEXTS = ARRAY(Text())
 _POSITION = (batch_results.c.created_at, batch_results.c.batch_id)
 _VERSION = select(batch_results.c.version).where(
     batch_results.c.batch_id == bindparam("batch_id"), batch_results.c.registration_at.isnot(None)
 )
+
+
+# Lists of essays, which grow with the batch, are left out: the tally has what a summary needs of them.
+_FACT_COLUMNS = (
+    "batch_id",
+    "heard_at",
+    "created_at",
+    "started_at",
+    *(column for facet in (Registration, Assignment, CJVerdict) for column in facet.columns() if column != "essay_ids"),
+    "overall_status",
+    "version",
+    "tally",
+)
+_BATCHES = """
+SELECT {columns},
+    ARRAY(
+        SELECT ROW(outcome_at, outcome_event_id, phase, status, {failed}, source_service, correlation_id)
+        FROM phase_outcomes WHERE batch_id = b.batch_id
+    ) AS outcomes,
+    ARRAY(
+        SELECT ROW(ended_at, event_id, completed_phases, final_status, correlation_id)
+        FROM pipeline_ends WHERE batch_id = b.batch_id ORDER BY ended_at, event_id
+    ) AS ends
+FROM batch_results b {essays}
+WHERE b.batch_id {these} AND b.registration_at IS NOT NULL
+"""
+_COLUMNS = ", ".join(f"b.{column}" for column in _FACT_COLUMNS)
+_SEVERAL = "= ANY(:batch_ids)"
+_SUMMARIES = text(_BATCHES.format(columns=_COLUMNS, failed="'[]'::jsonb", essays="", these=_SEVERAL))
+
+
+def _statement_with_essays(these: str) -> TextClause:
+    columns = f"{_COLUMNS}, essays.documents, essays.undecided"
+    essays = JOIN_ESSAYS.format(these=these)
+    return text(_BATCHES.format(columns=columns, failed="failed_essay_ids", essays=essays, these=these))
+
+
+# Of one by itself: PostgreSQL then sees that a plan for all of them is as good as a new one for each.
+_ONE_WITH_ESSAYS = _statement_with_essays("= :batch_id")
+_SEVERAL_WITH_ESSAYS = _statement_with_essays(_SEVERAL)
 
 
 @cache
@@ -73,40 +137,51 @@ class PageKeys:
     more: bool
 
 
+@dataclass(frozen=True, slots=True)
+class BatchWithEssays:
+    """A batch with its members by id, as PostgreSQL gave them: `documents` as they are shown, None for the undecided.
+
+    `undecided` are the rows of these.
+    """
+
+    stored: StoredBatch
+    documents: Sequence[str | None]
+    undecided: Sequence[str]
+
+    def essays(self) -> Iterator[str | EssayFacts]:
+        """Each member as the JSON in which it is shown, or the facts by which that is to be decided."""
+        undecided = iter(self.undecided)
+        return (facts_of(next(undecided)) if document is None else document for document in self.documents)
+
+
 class BatchReader:
     """The read side of the read model."""
-
-    def __init__(self, repository: ProjectionRepository) -> None:
-        self._repository = repository
 
     async def version(self, session: ReadSession, batch_id: str) -> UUID | None:
         """The version of a registered batch's answer; None if there is no batch of this id."""
         version: UUID | None = (await session.scalars(_VERSION, {"batch_id": batch_id})).one_or_none()
         return version
 
-    async def batch(self, session: ReadSession, batch_id: str) -> StoredBatch | None:
-        """A registered batch with its essays; None if there is none of this id."""
-        return next(iter(await self.batches(session, [batch_id])), None)
+    async def batch(self, session: ReadSession, batch_id: str) -> BatchWithEssays | None:
+        """A registered batch with its essays, by one statement; None if there is none of this id.
 
-    async def batches(self, session: ReadSession, batch_ids: Sequence[str]) -> list[StoredBatch]:
-        """Some registered batches with their essays, in this order; those that are not there are left out."""
-        found = await self._registered(session, batch_ids, lists=True)
-        if not found:
-            return []
-        complete = await self._repository.load_essays(session, [stored.facts for stored in found])
-        return [replace(stored, facts=complete[stored.facts.batch_id]) for stored in found]
+        It has no tally if it has not changed since there are tallies.
+        """
+        row = (await session.execute(_ONE_WITH_ESSAYS, {"batch_id": batch_id})).one_or_none()
+        return None if row is None else _with_essays(row)
+
+    async def batches(self, session: ReadSession, batch_ids: Sequence[str]) -> list[BatchWithEssays]:
+        """Some registered batches with their essays, in this order; those that are not there are left out.
+
+        Always with a tally: essays are read once more for one that has not changed since there are tallies.
+        """
+        found = [_with_essays(row) for row in await _rows(session, _SEVERAL_WITH_ESSAYS, batch_ids)]
+        tallied = await _tallied(session, [batch.stored for batch in found])
+        return [replace(batch, stored=stored) for batch, stored in zip(found, tallied, strict=True)]
 
     async def summaries(self, session: ReadSession, batch_ids: Sequence[str]) -> list[StoredBatch]:
-        """The same without essays and lists of them, but always with a tally.
-
-        Reads no essay, but for batches that have not changed since there are tallies.
-        """
-        found = await self._registered(session, batch_ids, lists=False)
-        missing = [stored.facts.batch_id for stored in found if stored.tally is None]
-        if not missing:
-            return found
-        made = await tallies_of(session, missing)
-        return [replace(stored, tally=stored.tally or made[stored.facts.batch_id]) for stored in found]
+        """The same without their essays, of which none is read but for such a tally."""
+        return await _tallied(session, [_stored(row) for row in await _rows(session, _SUMMARIES, batch_ids)])
 
     async def page_of(
         self,
@@ -143,7 +218,91 @@ class BatchReader:
         keys = [BatchKey(*row) for row in newest]
         return PageKeys(keys[:limit], total, more=len(keys) > limit)
 
-    async def _registered(self, session: ReadSession, batch_ids: Sequence[str], *, lists: bool) -> list[StoredBatch]:
-        found = await self._repository.load(session, batch_ids, lists=lists)
-        known = (found[batch_id] for batch_id in batch_ids if batch_id in found)
-        return [stored for stored in known if stored.facts.registration is not None]
+
+async def _rows(session: ReadSession, statement: TextClause, batch_ids: Sequence[str]) -> Iterator[Columns]:
+    """A statement's rows about batches, in this order."""
+    found = {row["batch_id"]: row for row in await session.execute(statement, {"batch_ids": batch_ids})}
+    return (found[batch_id] for batch_id in batch_ids if batch_id in found)
+
+
+async def _tallied(session: ReadSession, batches: list[StoredBatch]) -> list[StoredBatch]:
+    missing = [stored.facts.batch_id for stored in batches if stored.tally is None]
+    if not missing:
+        return batches
+    made = await tallies_of(session, missing)
+    return [replace(stored, tally=stored.tally or made[stored.facts.batch_id]) for stored in batches]
+
+
+def _stored(row: Columns) -> StoredBatch:
+    """A batch as far as anything of it is shown: the lists of its essays seem to be empty."""
+    batch_id = row["batch_id"]
+    facts = BatchFacts(
+        batch_id=batch_id,
+        heard_at=row["heard_at"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        registration=_registration(row),
+        assignment=Assignment.from_row(row),
+        cj_verdict=CJVerdict.from_row(row),
+        outcomes={(outcome := _outcome(batch_id, *values)).phase: outcome for values in row["outcomes"]},
+        pipeline_ends=[_end(batch_id, *values) for values in row["ends"]],
+    )
+    judgement = Judgement(batch_id, BatchStatus(row["overall_status"]), None, None, None)
+    return StoredBatch(facts, judgement, row["version"], row["tally"] and from_document(row["tally"]))
+
+
+def _registration(row: Columns) -> Registration:
+    return Registration(
+        clock=Clock(row["registration_at"], row["registration_event_id"]),
+        user_id=row["user_id"],
+        class_id=row["class_id"],
+        org_id=row["org_id"],
+        course_code=row["course_code"],
+        expected_essay_count=row["expected_essay_count"],
+        essay_ids=[],
+        student_prompt_ref=row["student_prompt_ref"],
+        requested_pipelines=row["requested_pipelines"],
+    )
+
+
+def _outcome(
+    batch_id: str,
+    at: datetime,
+    event_id: UUID,
+    phase: str,
+    status: str,
+    failed_essay_ids: Sequence[str],
+    source_service: str,
+    correlation_id: UUID,
+) -> PhaseOutcome:
+    return PhaseOutcome(
+        clock=Clock(at, event_id),
+        batch_id=batch_id,
+        phase=Phase(phase),
+        status=BatchStatus(status),
+        processed_essay_ids=frozenset(),
+        failed_essay_ids=frozenset(failed_essay_ids),
+        source_service=source_service,
+        correlation_id=correlation_id,
+        traceparent=None,
+    )
+
+
+def _end(
+    batch_id: str, at: datetime, event_id: UUID, completed_phases: Sequence[str], status: str, correlation_id: UUID
+) -> PipelineEnd:
+    return PipelineEnd(
+        clock=Clock(at, event_id),
+        batch_id=batch_id,
+        completed_phases=[Phase(phase) for phase in completed_phases],
+        final_status=BatchStatus(status),
+        successful_essay_count=None,
+        failed_essay_count=None,
+        processing_duration_seconds=None,
+        correlation_id=correlation_id,
+        traceparent=None,
+    )
+
+
+def _with_essays(row: Columns) -> BatchWithEssays:
+    return BatchWithEssays(_stored(row), row["documents"] or (), row["undecided"] or ())

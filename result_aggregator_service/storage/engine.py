@@ -22,7 +22,18 @@ Done = TypeVar("Done")
 
 # A replica that hangs in a transaction, or whose machine is gone, must not keep its locks from the others: TCP alone
 # would let it for hours. Local to the transaction, so that it passes through a transaction-pooling proxy.
-_BEGIN_WRITING = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'"
+#
+# What is written is few rows, found by their keys, whatever the tables hold: one plan for all, made once. Left to
+# decide, PostgreSQL plans anew each time as long as there are few keys, which takes several times as long as the work.
+# As such a plan may be made while a table is empty, it is told to use the indexes; and not to compile for the costs
+# that it then expects where there is no index.
+_BEGIN_WRITING = """
+BEGIN;
+SET LOCAL idle_in_transaction_session_timeout = '10s';
+SET LOCAL plan_cache_mode = force_generic_plan;
+SET LOCAL enable_seqscan = off;
+SET LOCAL jit = off
+"""
 _BEGIN_READING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 

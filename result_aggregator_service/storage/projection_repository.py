@@ -7,12 +7,12 @@ locked by the time it is judged, and is named in what `store` returns.
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
-import orjson
-from sqlalchemy import Select, Table, any_, bindparam, exists, literal, select, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import any_, bindparam, select, text
 
 from result_aggregator_service.contracts.enums import BatchStatus, Phase
 from result_aggregator_service.domain.announcements import assessment_id
@@ -44,7 +44,6 @@ from result_aggregator_service.domain.tally import BatchTally
 from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.storage.session import ReadSession, WriteSession
 from result_aggregator_service.storage.tables import (
-    announcements,
     batch_results,
     cj_assessments,
     essay_results,
@@ -88,7 +87,8 @@ _UPSERT_BATCHES = upsert(
 )
 _ADD_ANCHORS = text(
     "UPDATE batch_results b SET anchor_ids = (SELECT jsonb_agg(DISTINCT a ORDER BY a) FROM "
-    "jsonb_array_elements(b.anchor_ids || CAST(:anchor_ids AS jsonb)) AS a) WHERE batch_id = :batch_id"
+    "jsonb_array_elements(b.anchor_ids || r.anchor_ids) AS a) "
+    f"FROM {recordset(batch_results, ('batch_id', 'anchor_ids'))} WHERE b.batch_id = r.batch_id"
 )
 
 _ESSAY_COLUMNS = (
@@ -98,8 +98,8 @@ _ESSAY_COLUMNS = (
     "started_at",
     *(column for facet in ESSAY_FACETS for column in facet.columns()),
 )
-# A new essay is in the batch that is first named. Whether one that is there moves is settled afterwards (`_settle`).
-_UPSERT_ESSAYS = upsert(
+# A new essay is in the batch that is first named. Whether one that is there moves is settled afterwards (`_SETTLE`).
+_WRITE_ESSAYS = upsert(
     essay_results,
     _ESSAY_COLUMNS,
     key=["essay_id"],
@@ -110,6 +110,15 @@ _UPSERT_ESSAYS = upsert(
         *replace_when_later(ESSAY_FACETS),
     ],
     returning="essay_id, batch_id, placed_batch_id, listed_batch_id",
+)
+# The batches that they are in, each also with such of its essays as another batch is named for.
+_UPSERT_ESSAYS = text(
+    f"""
+    WITH written AS ({_WRITE_ESSAYS.text})
+    SELECT DISTINCT batch_id, CASE WHEN batch_id IS DISTINCT FROM coalesce(placed_batch_id, batch_id)
+                                     OR batch_id IS DISTINCT FROM coalesce(listed_batch_id, batch_id) THEN essay_id END
+    FROM written
+    """
 )
 _SETTLE = text(
     """
@@ -132,7 +141,7 @@ _SETTLE = text(
 _NO_LONGER_LISTED = text(
     """
     SELECT e.essay_id FROM essay_results e JOIN batch_results b ON b.batch_id = e.listed_batch_id
-    WHERE e.listed_batch_id = ANY(:batch_ids) AND e.listed_event_id <> b.registration_event_id
+    WHERE b.batch_id = ANY(:batch_ids) AND e.listed_event_id <> b.registration_event_id
       AND e.batch_id IS NOT NULL
     """
 )
@@ -157,12 +166,6 @@ _INSERT_ASSESSMENTS = text(
     f"(SELECT row_number() OVER () AS place, r.* FROM {recordset(cj_assessments, _ASSESSMENT_COLUMNS)}) AS placed "
     "ORDER BY place ON CONFLICT DO NOTHING"
 )
-_UNANNOUNCED_ASSESSMENTS = (
-    select(cj_assessments)
-    .where(cj_assessments.c.batch_id == any_(bindparam("batch_ids")))
-    .where(~exists().where(announcements.c.event_id == cj_assessments.c.announcement_id))
-    .order_by(cj_assessments.c.place)
-)
 _JUDGED_COLUMNS = (
     "batch_id",
     "overall_status",
@@ -179,7 +182,13 @@ _SAVE_JUDGEMENTS = text(
 )
 _MEMBERS = text("SELECT essay_id, batch_id, heard_at FROM essay_results WHERE batch_id = ANY(:batch_ids)")
 _CAUGHT_UP_SECONDS = text("SELECT caught_up_seconds FROM service_state")
-_OWNERS = text("SELECT batch_id, user_id FROM batch_results WHERE batch_id = ANY(:batch_ids)")
+_OWNERS = text(
+    """
+    SELECT batch_id, user_id FROM batch_results
+    WHERE batch_id = ANY(CAST(:batch_ids AS text[]) || ARRAY(
+        SELECT CAST(batch_id AS text) FROM essay_results WHERE essay_id = ANY(:essay_ids) AND batch_id IS NOT NULL))
+    """
+)
 _BATCHES_OF_ESSAYS = text(
     "SELECT DISTINCT batch_id FROM essay_results WHERE essay_id = ANY(:essay_ids) AND batch_id IS NOT NULL"
 )
@@ -230,6 +239,19 @@ class StoredBatch:
     tally: BatchTally | None
 
 
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """All that decides of some batches.
+
+    The batches by id, their rankings that the ledger does not know yet in the order of folding, and the reading of the
+    caught-up clock; 0 without a batch.
+    """
+
+    batches: dict[str, StoredBatch]
+    unannounced: Sequence[Assessment]
+    caught_up_seconds: float
+
+
 class ProjectionRepository:
     """The read model's tables."""
 
@@ -263,14 +285,18 @@ class ProjectionRepository:
                 row = {"batch_id": batch_id, "heard_at": batch.heard_at}
                 row |= {"created_at": batch.created_at, "started_at": batch.started_at}
                 for facet in batch.facets.values():
-                    row |= facet.to_row()
+                    row.update(facet.to_row())
                 rows.append(row)
-            if batch.anchor_ids:
-                anchors = orjson.dumps(sorted(batch.anchor_ids)).decode()
-                await session.execute(_ADD_ANCHORS, {"batch_id": batch_id, "anchor_ids": anchors})
         if rows:
             await session.execute(_UPSERT_BATCHES, rows_parameter(rows))
             failpoint(Failpoint.STATEMENTS_BATCHES_AFTER)
+        anchors = [
+            {"batch_id": batch_id, "anchor_ids": sorted(batch.anchor_ids)}
+            for batch_id, batch in facts.batches.items()
+            if batch.anchor_ids
+        ]
+        if anchors:
+            await session.execute(_ADD_ANCHORS, rows_parameter(anchors))
         if facts.outcomes:
             await session.execute(_UPSERT_OUTCOMES, rows_parameter([_outcome_row(o) for o in facts.outcomes.values()]))
             failpoint(Failpoint.STATEMENTS_OUTCOMES_AFTER)
@@ -294,16 +320,16 @@ class ProjectionRepository:
                 essay = facts.essays[essay_id]
                 row: dict[str, Any] = {"essay_id": essay_id, "heard_at": essay.heard_at, "started_at": essay.started_at}
                 for facet in essay.facets.values():
-                    row |= facet.to_row()
+                    row.update(facet.to_row())
                 row["batch_id"] = row.get("placed_batch_id") or row.get("listed_batch_id")
                 rows.append(row)
                 if number % _ROWS_SLICE == 0:
                     await asyncio.sleep(0)
-            for essay_id, batch_id, placed, listed in await session.execute(_UPSERT_ESSAYS, rows_parameter(rows)):
+            for batch_id, doubted in await session.execute(_UPSERT_ESSAYS, rows_parameter(rows)):
                 if batch_id is not None:
                     batch_ids.add(batch_id)
-                if any(named is not None and named != batch_id for named in (placed, listed)):
-                    doubtful.add(essay_id)
+                if doubted is not None:
+                    doubtful.add(doubted)
         if essay_ids:
             failpoint(Failpoint.STATEMENTS_ESSAYS_AFTER)
         registered = [batch_id for batch_id, batch in facts.batches.items() if Registration in batch.facets]
@@ -328,32 +354,25 @@ class ProjectionRepository:
 
     async def touched_by(self, session: WriteSession, facts: Facts) -> Touched:
         """The batches that facts speak of, without writing or locking anything."""
-        touched = Touched()
-        batch_ids = set(facts.batches)
-        if facts.essays:
-            batch_ids.update(await session.scalars(_BATCHES_OF_ESSAYS, {"essay_ids": sorted(facts.essays)}))
-        touched.batch_ids |= batch_ids
-        touched.add(await session.execute(_OWNERS, {"batch_ids": sorted(batch_ids)}))
+        touched = Touched(batch_ids=set(facts.batches))
+        touched.add(await session.execute(_OWNERS, {"batch_ids": list(facts.batches), "essay_ids": list(facts.essays)}))
         return touched
 
-    async def load(
-        self, session: WriteSession | ReadSession, batch_ids: Collection[str], *, lists: bool = True
-    ) -> dict[str, StoredBatch]:
-        """Some batches without their essays, by id; batches that are not there are left out.
+    async def load(self, session: WriteSession | ReadSession, batch_ids: Collection[str]) -> dict[str, StoredBatch]:
+        """Some batches without their essays, by id; batches that are not there are left out."""
+        return (await self.load_unsettled(session, batch_ids)).batches
 
-        Without `lists`, those of essay ids, which grow with the batch, are not read, and seem to be empty.
-        """
-        ids = {"batch_ids": sorted(batch_ids)}
-        outcomes: dict[str, dict[Phase, PhaseOutcome]] = {}
-        for row in (await session.execute(_OUTCOMES if lists else _OUTCOMES_WITHOUT_LISTS, ids)).mappings():
-            outcomes.setdefault(row["batch_id"], {})[Phase(row["phase"])] = _outcome(row)
-        ends: dict[str, list[PipelineEnd]] = {}
-        for row in (await session.execute(_ENDS, ids)).mappings():
-            ends.setdefault(row["batch_id"], []).append(_end(row))
-        return {
-            row["batch_id"]: _batch(row, outcomes.get(row["batch_id"], {}), ends.get(row["batch_id"], []))
-            for row in (await session.execute(_BATCHES if lists else _BATCHES_WITHOUT_LISTS, ids)).mappings()
-        }
+    async def load_unsettled(self, session: WriteSession | ReadSession, batch_ids: Collection[str]) -> Unsettled:
+        """The same with what else decides of them, by one statement."""
+        batches: dict[str, StoredBatch] = {}
+        unannounced: list[tuple[int, Assessment]] = []
+        caught_up_seconds = 0.0
+        for row in await session.execute(_LOAD, {"batch_ids": list(batch_ids)}):
+            batch_id, caught_up_seconds = row["batch_id"], row["caught_up_seconds"]
+            batches[batch_id] = _batch(row)
+            unannounced.extend((place, _assessment(batch_id, *values)) for place, *values in row["unannounced"])
+        unannounced.sort(key=itemgetter(0))
+        return Unsettled(batches, [assessment for _, assessment in unannounced], caught_up_seconds)
 
     async def load_essays(
         self, session: WriteSession | ReadSession, batches: Collection[BatchFacts]
@@ -373,11 +392,6 @@ class ProjectionRepository:
             essays[batch_id][essay_id] = EssayFacts(essay_id, batch_id, heard_at)
         return {batch.batch_id: replace(batch, essays=essays[batch.batch_id]) for batch in batches}
 
-    async def unannounced_assessments(self, session: WriteSession, batch_ids: Collection[str]) -> list[Assessment]:
-        """The rankings of some batches that the ledger does not know yet, in the order in which they were folded."""
-        rows = await session.execute(_UNANNOUNCED_ASSESSMENTS, {"batch_ids": sorted(batch_ids)})
-        return [_assessment(row) for row in rows.mappings()]
-
     async def caught_up_seconds(self, session: WriteSession) -> float:
         """The reading of the caught-up clock."""
         return float((await session.scalars(_CAUGHT_UP_SECONDS)).one())
@@ -393,18 +407,30 @@ class ProjectionRepository:
 # --- rows and facts
 
 
-def _of_batches(table: Table, *left_empty: str) -> Select[Any]:
-    """A table's rows of some batches, some lists left empty."""
-    columns = [literal([], JSONB()).label(c.name) if c.name in left_empty else c for c in table.columns]
-    return select(*columns).where(table.c.batch_id == any_(bindparam("batch_ids")))
-
-
-_OUTCOMES = _of_batches(phase_outcomes)
-_OUTCOMES_WITHOUT_LISTS = _of_batches(phase_outcomes, "processed_essay_ids", "failed_essay_ids")
-_ENDS = _of_batches(pipeline_ends).order_by(pipeline_ends.c.ended_at, pipeline_ends.c.event_id)
-_BATCHES = _of_batches(batch_results)
-_BATCHES_WITHOUT_LISTS = _of_batches(batch_results, "essay_ids", "anchor_ids")
-_ESSAYS_OF_BATCHES = _of_batches(essay_results)
+_LOAD = text(
+    f"""
+    SELECT {", ".join(f"b.{column.name}" for column in batch_results.columns)},
+        ARRAY(
+            SELECT ROW(outcome_at, outcome_event_id, phase, status, processed_essay_ids, failed_essay_ids,
+                       source_service, correlation_id, traceparent)
+            FROM phase_outcomes WHERE batch_id = b.batch_id
+        ) AS outcomes,
+        ARRAY(
+            SELECT ROW(ended_at, event_id, completed_phases, final_status, successful_essay_count, failed_essay_count,
+                       processing_duration_seconds, correlation_id, traceparent)
+            FROM pipeline_ends WHERE batch_id = b.batch_id ORDER BY ended_at, event_id
+        ) AS ends,
+        ARRAY(
+            SELECT ROW(place, assessed_at, event_id, job_id, graded, rankings, correlation_id, traceparent)
+            FROM cj_assessments a
+            WHERE batch_id = b.batch_id
+                AND NOT EXISTS (SELECT FROM announcements WHERE event_id = a.announcement_id)
+        ) AS unannounced,
+        (SELECT caught_up_seconds FROM service_state) AS caught_up_seconds
+    FROM batch_results b WHERE b.batch_id = ANY(:batch_ids)
+    """
+)
+_ESSAYS_OF_BATCHES = select(essay_results).where(essay_results.c.batch_id == any_(bindparam("batch_ids")))
 
 
 def _clock(row: Columns, prefix: str) -> Clock | None:
@@ -412,9 +438,11 @@ def _clock(row: Columns, prefix: str) -> Clock | None:
     return None if at is None else Clock(at, row[f"{prefix}_event_id"])
 
 
-def _batch(row: Columns, outcomes: dict[Phase, PhaseOutcome], ends: Sequence[PipelineEnd]) -> StoredBatch:
+def _batch(row: Columns) -> StoredBatch:
+    batch_id = row["batch_id"]
+    outcomes = [_outcome(batch_id, *values) for values in row["outcomes"]]
     facts = BatchFacts(
-        batch_id=row["batch_id"],
+        batch_id=batch_id,
         heard_at=row["heard_at"],
         created_at=row["created_at"],
         started_at=row["started_at"],
@@ -423,11 +451,11 @@ def _batch(row: Columns, outcomes: dict[Phase, PhaseOutcome], ends: Sequence[Pip
         cj_verdict=CJVerdict.from_row(row),
         grace_horizon=_clock(row, "grace_horizon"),
         anchor_ids=frozenset(row["anchor_ids"]),
-        outcomes=outcomes,
-        pipeline_ends=ends,
+        outcomes={outcome.phase: outcome for outcome in outcomes},
+        pipeline_ends=[_end(batch_id, *values) for values in row["ends"]],
     )
     judgement = Judgement(
-        row["batch_id"],
+        batch_id,
         BatchStatus(row["overall_status"]),
         _clock(row, "horizon"),
         facts.grace_horizon,
@@ -480,17 +508,28 @@ def _outcome_row(outcome: PhaseOutcome) -> dict[str, Any]:
     }
 
 
-def _outcome(row: Columns) -> PhaseOutcome:
+def _outcome(
+    batch_id: str,
+    at: datetime,
+    event_id: UUID,
+    phase: str,
+    status: str,
+    processed_essay_ids: Sequence[str],
+    failed_essay_ids: Sequence[str],
+    source_service: str,
+    correlation_id: UUID,
+    traceparent: str | None,
+) -> PhaseOutcome:
     return PhaseOutcome(
-        clock=Clock(row["outcome_at"], row["outcome_event_id"]),
-        batch_id=row["batch_id"],
-        phase=Phase(row["phase"]),
-        status=BatchStatus(row["status"]),
-        processed_essay_ids=frozenset(row["processed_essay_ids"]),
-        failed_essay_ids=frozenset(row["failed_essay_ids"]),
-        source_service=row["source_service"],
-        correlation_id=row["correlation_id"],
-        traceparent=row["traceparent"],
+        clock=Clock(at, event_id),
+        batch_id=batch_id,
+        phase=Phase(phase),
+        status=BatchStatus(status),
+        processed_essay_ids=frozenset(processed_essay_ids),
+        failed_essay_ids=frozenset(failed_essay_ids),
+        source_service=source_service,
+        correlation_id=correlation_id,
+        traceparent=traceparent,
     )
 
 
@@ -509,17 +548,28 @@ def _end_row(end: PipelineEnd) -> dict[str, Any]:
     }
 
 
-def _end(row: Columns) -> PipelineEnd:
+def _end(
+    batch_id: str,
+    at: datetime,
+    event_id: UUID,
+    completed_phases: Sequence[str],
+    final_status: str,
+    successful_essay_count: int | None,
+    failed_essay_count: int | None,
+    processing_duration_seconds: float | None,
+    correlation_id: UUID,
+    traceparent: str | None,
+) -> PipelineEnd:
     return PipelineEnd(
-        clock=Clock(row["ended_at"], row["event_id"]),
-        batch_id=row["batch_id"],
-        completed_phases=[Phase(phase) for phase in row["completed_phases"]],
-        final_status=BatchStatus(row["final_status"]),
-        successful_essay_count=row["successful_essay_count"],
-        failed_essay_count=row["failed_essay_count"],
-        processing_duration_seconds=row["processing_duration_seconds"],
-        correlation_id=row["correlation_id"],
-        traceparent=row["traceparent"],
+        clock=Clock(at, event_id),
+        batch_id=batch_id,
+        completed_phases=[Phase(phase) for phase in completed_phases],
+        final_status=BatchStatus(final_status),
+        successful_essay_count=successful_essay_count,
+        failed_essay_count=failed_essay_count,
+        processing_duration_seconds=processing_duration_seconds,
+        correlation_id=correlation_id,
+        traceparent=traceparent,
     )
 
 
@@ -537,13 +587,22 @@ def _assessment_row(assessment: Assessment) -> dict[str, Any]:
     }
 
 
-def _assessment(row: Columns) -> Assessment:
+def _assessment(
+    batch_id: str,
+    at: datetime,
+    event_id: UUID,
+    job_id: str,
+    graded: bool,
+    rankings: Sequence[dict[str, Any]],
+    correlation_id: UUID,
+    traceparent: str | None,
+) -> Assessment:
     return Assessment(
-        clock=Clock(row["assessed_at"], row["event_id"]),
-        batch_id=row["batch_id"],
-        job_id=row["job_id"],
-        graded=row["graded"],
-        rankings=[RankedEssayFact(**ranking) for ranking in row["rankings"]],
-        correlation_id=row["correlation_id"],
-        traceparent=row["traceparent"],
+        clock=Clock(at, event_id),
+        batch_id=batch_id,
+        job_id=job_id,
+        graded=graded,
+        rankings=[RankedEssayFact(**ranking) for ranking in rankings],
+        correlation_id=correlation_id,
+        traceparent=traceparent,
     )

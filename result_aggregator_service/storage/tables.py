@@ -45,7 +45,7 @@ def _clock(prefix: str, *, nullable: bool = True) -> tuple[Column[object], Colum
 
 
 # Updated rows stay on their page (HOT) while there is room on it and no indexed column changes.
-_ROOM_FOR_UPDATES = {"fillfactor": "70"}
+_ROOM_FOR_UPDATES = {"fillfactor": "50"}
 # A queue with an archive behind it: by default autovacuum waits for the archive's fifth (see the migration). Marking a
 # row takes it out of an index, which is never HOT, so room on its page would be of no use.
 _VACUUMED_AS_A_QUEUE = {"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_threshold": "1000"}
@@ -214,7 +214,7 @@ event_outbox = Table(
     Column("aggregate_type", Text(), nullable=False),
     _id("aggregate_id", nullable=False),
     Column("event_type", Text(), nullable=False),
-    Column("event_data", JSON(), nullable=False),
+    Column("event_data", JSON(), nullable=False),  # STORAGE EXTERNAL: to make it smaller takes more than to keep it
     Column("event_key", Text(), nullable=False),
     Column("topic", Text(), nullable=False),
     Column("traceparent", Text()),
@@ -224,7 +224,6 @@ event_outbox = Table(
     Column("last_error", Text()),
     _time("next_attempt_at"),
     _time("parked_at"),
-    UniqueConstraint("event_id"),
     Index("ix_event_outbox_unpublished", "id", postgresql_where=text("published_at IS NULL")),
     Index(
         "ix_event_outbox_failed",

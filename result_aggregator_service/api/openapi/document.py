@@ -205,9 +205,18 @@ _ETAG = {
 }
 _CHECKED_HEADERS = {**_ETAG, "Cache-Control": _header("To be asked for again, by its tag.", _fixed("no-cache"))}
 _TAG_HEADERS = {
-    **_ETAG,
+    "ETag": _header(
+        "Stands for the answer; another answer has another, and so has the same one sent as gzip.",
+        {"type": "string", "pattern": '^"[0-9a-f]{32}(-gzip)?"$'},
+    ),
     "Cache-Control": _header("To be asked for again each time, by its tag.", _fixed("private, no-cache")),
-    "Vary": _header("Which request headers the answer depends on.", _fixed("X-Internal-API-Key, X-Service-ID")),
+    "Vary": _header(
+        "Which request headers the answer depends on.", _fixed("X-Internal-API-Key, X-Service-ID, Accept-Encoding")
+    ),
+}
+_ANSWER_HEADERS = {
+    **_TAG_HEADERS,
+    "Content-Encoding": _header("A large answer goes as gzip to whoever takes it.", _fixed("gzip"), required=False),
 }
 _RETRY_AFTER = {"Retry-After": _header("Seconds until another try is worth while.", {"type": "integer", "minimum": 1})}
 
@@ -229,6 +238,13 @@ _IF_NONE_MATCH = _parameter(
     "If-None-Match",
     "Tags of answers that the client has. If the present one is among them (or `*` is given): 304 without a body.",
     {"type": "string"},
+)
+_ACCEPT_ENCODING = _parameter(
+    "header",
+    "Accept-Encoding",
+    "Whether a large answer (from `API_GZIP_MIN_BYTES` on) may be sent as gzip. Smaller ones never are.",
+    {"type": "string"},
+    example="gzip",
 )
 _ID_SCHEMA: Object = {
     "type": "string",
@@ -335,11 +351,12 @@ def _batch_status(path: str) -> Object:
                 " The id `user` has to be written `%75ser`: as it stands it asks for batches of the user `status`.",
             ),
             _IF_NONE_MATCH,
+            _ACCEPT_ENCODING,
         ],
         "responses": {
             200: {
                 **_response(
-                    "The batch.", _TAG_HEADERS, _json(_reference(documents.BatchDocument), batch=examples.batch())
+                    "The batch.", _ANSWER_HEADERS, _json(_reference(documents.BatchDocument), batch=examples.batch())
                 ),
                 "links": {
                     "unchanged": {
@@ -411,12 +428,13 @@ def _user_batches(path: str) -> Object:
                 {"type": "string", "format": "cursor"},
             ),
             _IF_NONE_MATCH,
+            _ACCEPT_ENCODING,
         ],
         "responses": {
             200: {
                 **_response(
                     "A page of the user's batches, newest first (`created_at`, then `batch_id`).",
-                    _TAG_HEADERS,
+                    _ANSWER_HEADERS,
                     _json(
                         {
                             "anyOf": [

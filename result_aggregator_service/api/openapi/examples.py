@@ -144,7 +144,8 @@ def _stored() -> StoredBatch:
 
 def batch() -> BatchDocument:
     """A finished batch of two essays, of which one failed."""
-    return present_batch(_stored(), _PHASES)
+    stored = _stored()
+    return present_batch(stored, _PHASES, stored.facts.members)
 
 
 def batch_summary() -> BatchSummaryDocument:

@@ -107,7 +107,7 @@ async def test_answers_are_for_the_one_who_asked_and_to_be_asked_for_again(
 ) -> None:
     response = await client.get(path)
     assert response.headers["Cache-Control"] == "private, no-cache"
-    assert response.headers["Vary"] == "X-Internal-API-Key, X-Service-ID"
+    assert response.headers["Vary"] == "X-Internal-API-Key, X-Service-ID, Accept-Encoding"
 
 
 async def test_an_unknown_batch_is_404_whatever_the_client_has(client: httpx.AsyncClient) -> None:

@@ -67,6 +67,13 @@ async def connect(settings: Settings) -> AsyncIterator[Connect]:
         yield connected
 
 
+# A statement takes its snapshot after its turn at the tables, so to lock one would not do. Here it waits in the middle.
+_WAIT_WHILE_READING = """
+ALTER TABLE batch_results RENAME TO held_batch_results;
+CREATE VIEW batch_results AS SELECT held_batch_results.* FROM held_batch_results, pg_advisory_xact_lock_shared(1);
+"""
+
+
 async def waiting_readers(connection: asyncpg.Connection, count: int) -> bool:
     """Whether so many wait for a lock; asked outside of a transaction, within which it would never change."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
@@ -101,9 +108,9 @@ async def test_a_reader_held_up_with_old_rows_neither_puts_them_back_nor_is_join
 ) -> None:
     await read_model.tell(say.registered(["e"], "b"), say.spellcheck("e", corrections=1, at=51))
     lock, writer = await connect(), await connect()
+    await writer.execute(_WAIT_WHILE_READING)
     async with lock.transaction():
-        # A reader's snapshot is older than its turn at this table.
-        await lock.execute("LOCK TABLE pipeline_ends IN ACCESS EXCLUSIVE MODE")
+        await lock.execute("SELECT pg_advisory_xact_lock(1)")
         before = asyncio.create_task(client.get(path))
         await eventually(lambda: waiting_readers(writer, 1), what="a reader waits, with its snapshot")
         await writer.execute("UPDATE essay_results SET spellcheck_correction_count = 2 WHERE essay_id = 'e'")

@@ -1,4 +1,4 @@
-"""What is answered in front of Quart: hits only, and as Quart would have answered them."""
+"""What is answered in front of Quart: all that has an answer about batches, and as Quart would have answered it."""
 
 import random
 from collections.abc import AsyncIterator
@@ -15,9 +15,15 @@ from werkzeug.exceptions import HTTPException
 
 from result_aggregator_service.api.front import route
 from result_aggregator_service.app import create_app
-from result_aggregator_service.cache.cache_manager import CacheManager, KnownTags, NoCache
+from result_aggregator_service.cache.cache_manager import (
+    Answer,
+    CacheManager,
+    KnownTags,
+    NoCache,
+    Source,
+    Unchanged,
+)
 from result_aggregator_service.cache.guarded_redis import GuardedRedis
-from result_aggregator_service.cache.lookups import Looked
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.settings import Settings
 from tests.integration.api.conftest import CREDENTIALS, TestProvider
@@ -89,28 +95,28 @@ def test_it_takes_the_paths_that_quart_routes_and_no_others(app: Quart) -> None:
 
 
 @EITHER
-async def test_quart_sees_what_the_cache_does_not_have_and_nothing_else(
+async def test_quart_sees_what_has_a_body_or_another_method_and_nothing_else(
     path: str, client: httpx.AsyncClient, seen_by_quart: list[str]
 ) -> None:
     made = await client.get(path)
-    assert len(seen_by_quart) == 1
     for method, headers in (("GET", {}), ("HEAD", {}), ("GET", {"If-None-Match": made.headers["ETag"]})):
         assert (await client.request(method, path, headers=headers)).status_code in (200, 304)
-    assert len(seen_by_quart) == 1
+    assert (await client.get("/internal/v1/batches/unknown/status")).status_code == 404
+    assert seen_by_quart == []
     await client.get(path, headers={"Content-Length": "0"})
     await client.post(path)
-    assert len(seen_by_quart) == 3
+    assert len(seen_by_quart) == 2
 
 
 @EITHER
 async def test_an_answer_its_log_line_and_its_metrics_are_the_same_from_either(
-    path: str, client: httpx.AsyncClient, metrics: Metrics
+    path: str, client: httpx.AsyncClient, metrics: Metrics, seen_by_quart: list[str]
 ) -> None:
     told, counted = [], []
-    for _ in range(2):
+    for ask in ({}, {"Content-Length": "0"}):  # in front of Quart, and by Quart
         before = requests_counted(metrics)
         with capture_logs([structlog.contextvars.merge_contextvars]) as lines:
-            response = await client.get(path, headers={"X-Correlation-ID": "mine"})
+            response = await client.get(path, headers={"X-Correlation-ID": "mine", **ask})
         (line,) = (line for line in lines if line["event"] == "request")
         del line["duration_ms"]
         told.append((line, response.status_code, sorted(response.headers.items()), response.content))
@@ -121,6 +127,7 @@ async def test_an_answer_its_log_line_and_its_metrics_are_the_same_from_either(
     assert told[0] == told[1]
     assert counted[0] == counted[1]
     assert len(counted[0]) == 4
+    assert len(seen_by_quart) == 1
 
 
 def requests_counted(metrics: Metrics) -> dict[str, float]:
@@ -150,7 +157,9 @@ async def test_a_miss_looks_into_redis_once(path: str, client: httpx.AsyncClient
 class BrokenCache(NoCache):
     """One with a fault of its own."""
 
-    async def look_for_batch(self, batch_id: str, known: KnownTags) -> Looked:
+    async def batch_status(
+        self, batch_id: str, known: KnownTags, source: Source[Answer | None]
+    ) -> Answer | Unchanged | None:
         """Fail."""
         raise LookupError("secret of the inside")
 

@@ -68,15 +68,15 @@ class Given:
     """A source of one answer."""
 
     def __init__(self, body: bytes) -> None:
-        self._answer = answer_of(body)
+        self.answer = answer_of(body)
 
     async def etag(self) -> str:
         """Its tag."""
-        return self._answer.etag
+        return self.answer.etag
 
     async def load(self) -> Answer:
         """Itself."""
-        return self._answer
+        return self.answer
 
 
 _versions = count(2)

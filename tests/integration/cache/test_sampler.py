@@ -1,15 +1,17 @@
 """The sampler tells an answer that stays stale from one that a writer was just about to remove."""
 
 import asyncio
+import gzip
 
 import pytest
 from redis.asyncio import Redis
 
 from embedded import EmbeddedValkey
-from result_aggregator_service.cache.cache_manager import CacheManager, KnownTags, Unchanged
+from result_aggregator_service.cache.cache_manager import Answer, CacheManager, KnownTags, Unchanged
+from result_aggregator_service.cache.lookups import ETAG_LENGTH
 from tests.integration.cache.conftest import MakeReplica, Replica
 from tests.integration.cache.reading import BOTH, NOTHING, Read, invalidate, read_batch
-from tests.integration.cache.source import Source
+from tests.integration.cache.source import Given, Source
 from tests.integration.service.wiring import container_of, settings_for
 from tests.waiting import eventually
 
@@ -45,6 +47,21 @@ async def test_a_hit_that_is_as_the_database_has_it_is_a_match(read: Read, sampl
         await read(sampling.cache, source)
         await comes_to(sampling, **({"match": hits} if hits else {}))
     assert source.queries == 3
+
+
+async def test_a_large_answer_is_compared_by_what_it_says_and_not_by_how_well_it_was_compressed(
+    sampling: Replica,
+) -> None:
+    etag = "e" * ETAG_LENGTH
+    for says, level, expected in (
+        (b"{}" * 99, 1, {}),
+        (b"{}" * 99, 9, {"match": 1}),
+        (b"{ }" * 99, 1, {"mismatch": 1}),
+    ):
+        source = Given(b"")
+        source.answer = Answer(gzip.compress(says, level, mtime=0), etag)
+        await sampling.cache.batch_status("b1", NOTHING, source)
+        await comes_to(sampling, **({"match": 1} | expected if expected else {}))
 
 
 async def test_a_planted_stale_answer_is_a_mismatch_and_is_told(

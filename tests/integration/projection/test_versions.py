@@ -1,13 +1,17 @@
-"""Whatever a poll or a grace changes of a batch's answer, it renews the batch's version and keeps its tally true."""
+"""Whatever a poll or a grace changes of a batch's answer, it renews the batch's version and keeps its tally true.
+
+And the answer that is made of what PostgreSQL put into JSON is the one that follows from the facts.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
+import orjson
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 
-from result_aggregator_service.api.documents import BatchDocument
 from result_aggregator_service.api.presentation import present_batch, present_summary
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.tally import BatchTally
@@ -22,14 +26,15 @@ from tests.unit.domain.histories import arrival, graces, lives, seeds, soups
 from tests.unit.domain.messages import EXPECTED
 
 GRACE = 1.0
-_READER = BatchReader(ProjectionRepository())
+_READER = BatchReader()
+_REPOSITORY = ProjectionRepository()
 
 
 @dataclass(frozen=True)
 class Shown:
     """What can be seen of a batch: its answer, and the version of that."""
 
-    answer: BatchDocument
+    answer: dict[str, Any]
     version: UUID
 
 
@@ -38,15 +43,29 @@ async def shown(read_model: ReadModel) -> dict[str, Shown]:
     ids = [row["batch_id"] for row in await rows(read_model.database, "SELECT batch_id FROM batch_results")]
     found: dict[str, Shown] = {}
     async with read_model.database.snapshot() as session:
+        loaded = await _REPOSITORY.load(session, ids)
+        facts = await _REPOSITORY.load_essays(session, [stored.facts for stored in loaded.values()])
         batches = await _READER.batches(session, ids)
         summaries = await _READER.summaries(session, ids)
-    for stored, summary in zip(batches, summaries, strict=True):
-        assert stored.tally == BatchTally.of(stored.facts)
-        answer = present_batch(stored, EXPECTED)
-        assert {**present_summary(summary, EXPECTED), "essays": answer["essays"]} == answer
-        assert summary.version == stored.version
-        found[stored.facts.batch_id] = Shown(answer, stored.version)
+        for batch in batches:
+            assert await _READER.batch(session, batch.stored.facts.batch_id) == batch
+    assert {batch.stored.facts.batch_id for batch in batches} == {i for i, f in facts.items() if f.registration}
+    for batch, summary in zip(batches, summaries, strict=True):
+        batch_id = batch.stored.facts.batch_id
+        stored = replace(loaded[batch_id], facts=facts[batch_id])
+        assert stored.tally == batch.stored.tally == BatchTally.of(stored.facts)
+        answer = told(present_batch(stored, EXPECTED, stored.facts.members))
+        assert told(present_batch(batch.stored, EXPECTED, batch.essays())) == answer
+        assert {**told(present_summary(summary, EXPECTED)), "essays": answer["essays"]} == answer
+        assert stored.version == batch.stored.version == summary.version
+        found[batch_id] = Shown(answer, stored.version)
     return found
+
+
+def told(document: object) -> dict[str, Any]:
+    """A document as a client reads it."""
+    read: dict[str, Any] = orjson.loads(orjson.dumps(document))
+    return read
 
 
 async def compared(read_model: ReadModel, before: Mapping[str, Shown]) -> dict[str, Shown]:
@@ -99,3 +118,31 @@ async def test_a_batch_has_a_version_of_its_own_and_keeps_it_while_only_duplicat
     await read_model.poll(say.slot("e2", "b"))
     after = await shown(read_model)
     assert after["a"] == before["a"]
+
+
+async def test_facts_are_read_only_of_essays_of_which_something_is_to_be_decided(read_model: ReadModel) -> None:
+    """One of each kind; `shown` holds them against what follows from their facts."""
+    await read_model.poll(
+        say.registered(["completed", "broken", "graded", "listed", "later", "quiet", "anchor"], "a"),
+        say.registered(["unheard", "ranked"], "b"),
+        say.rich_spellcheck("completed"),
+        say.nlp("completed", "a"),
+        say.feedback("completed"),
+        say.spellcheck("broken", "a", ok=False, error="BROKEN"),
+        say.assessment({"completed": (1, 0.5), "graded": (None, None)}, "a", anchors=["anchor"]),
+        say.spellcheck("listed", "a", at=50),
+        say.spellcheck("later", "a", at=150),
+        say.outcome("spellcheck", ["completed"], ["listed", "later", "anchor", "ranked"], "a", at=100),
+        say.slot("ranked", "b", at=160),
+        say.assessment({"ranked": (1, 0.5)}, "b"),
+        say.cj_failed("b", at=200),
+    )
+    answers = await shown(read_model)
+    assert {batch: [essay["essay_id"] for essay in seen.answer["essays"]] for batch, seen in answers.items()} == {
+        "a": ["broken", "completed", "graded", "later", "listed", "quiet"],
+        "b": ["ranked", "unheard"],
+    }
+    async with read_model.database.snapshot() as session:
+        batches = await _READER.batches(session, ["a", "b"])
+    undecided = [sorted(orjson.loads(row)["essay_id"] for row in batch.undecided) for batch in batches]
+    assert undecided == [["broken", "graded", "later", "listed"], ["unheard"]]

@@ -16,13 +16,12 @@ from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.tally import BatchTally
 from result_aggregator_service.storage.batch_reader import BatchKey, BatchReader, PageKeys, Position
 from result_aggregator_service.storage.engine import Database
-from result_aggregator_service.storage.projection_repository import ProjectionRepository
 from result_aggregator_service.storage.session import ReadSession, Session
 from tests.integration.storage.projection import Projection
 from tests.unit.domain import messages as say
 from tests.unit.domain.messages import AWAITING, PROCESSING, time
 
-READER = BatchReader(ProjectionRepository())
+READER = BatchReader()
 
 
 def ids(page: PageKeys) -> list[str]:
@@ -59,15 +58,16 @@ async def test_a_batch_has_the_same_version_however_it_is_read(projection: Proje
         (summary,) = await READER.summaries(session, ["b"])
     assert isinstance(version, UUID)
     assert batch is not None
-    assert {batch.version, summary.version, page.keys[0].version} == {version}
+    assert {batch.stored.version, summary.version, page.keys[0].version} == {version}
 
 
 async def test_batches_come_in_the_order_asked_for(projection: Projection) -> None:
     await projection.poll(*(say.registered([f"e{batch}"], batch) for batch in ("b1", "b2", "b3")))
     async with projection.database.snapshot() as session:
-        for read in (READER.batches, READER.summaries):
-            found = await read(session, ["b3", "nowhere", "b1", "b2"])
-            assert [stored.facts.batch_id for stored in found] == ["b3", "b1", "b2"]
+        batches = await READER.batches(session, ["b3", "nowhere", "b1", "b2"])
+        summaries = await READER.summaries(session, ["b3", "nowhere", "b1", "b2"])
+    for found in ([batch.stored for batch in batches], summaries):
+        assert [stored.facts.batch_id for stored in found] == ["b3", "b1", "b2"]
 
 
 # Pages.
@@ -235,6 +235,28 @@ async def test_a_summary_reads_no_essay_and_no_list_of_essays_however_many_there
             assert not columns & {"essay_ids", "anchor_ids", "processed_essay_ids", "failed_essay_ids"}
 
 
+async def test_essays_are_found_by_their_batch_and_never_compared_one_by_one_with_a_list(
+    projection: Projection,
+) -> None:
+    anchors = [f"anchor {number}" for number in range(60)]
+    await projection.poll(*_a_batch("large", 3000), *_a_batch("other", 3000))
+    await projection.poll(say.assessment({"large 1": (1, 0.5)}, "large", anchors=anchors))
+    async with projection.database.snapshot() as session:
+        for read in (lambda s: READER.batch(s, "large"), lambda s: READER.batches(s, ["large"])):
+            noting = NotingSession(session)
+            await read(ReadSession(noting))
+            (statement,) = noting.sent
+            plan = await explained(session, statement)
+            (essays,) = (node for node in plan if node.get("Relation Name") == "essay_results")
+            assert essays["Node Type"] in ("Index Scan", "Bitmap Heap Scan")
+            assert essays["Actual Rows"] == 3000
+            searches = [
+                text for node in plan for text in (node.get("Filter", ""), *node["Output"]) if "SubPlan" in text
+            ]
+            assert sum("hashed SubPlan" in text for text in searches) >= 2
+            assert not [text for text in searches if " ANY " in text and "hashed" not in text]
+
+
 def _a_batch(batch: str, count: int) -> list[Event]:
     essays = [f"{batch} {number}" for number in range(count)]
     return [
@@ -244,16 +266,18 @@ def _a_batch(batch: str, count: int) -> list[Event]:
     ]
 
 
-async def test_a_batch_without_a_tally_is_tallied_while_it_is_read(
-    projection: Projection,
-) -> None:
+async def test_a_batch_without_a_tally_is_tallied_while_it_is_read(projection: Projection) -> None:
     await projection.poll(*_a_batch("b1", 3), *_a_batch("b2", 3))
     async with projection.database.transaction() as session:
         await session.execute(text("UPDATE batch_results SET tally = NULL WHERE batch_id = 'b1'"))
+    stored = await projection.all_stored()
     async with projection.database.snapshot() as session:
-        whole = await READER.batches(session, ["b1", "b2"])
+        one, whole = await READER.batch(session, "b1"), await READER.batches(session, ["b1", "b2"])
         noting = NotingSession(session)
         summaries = await READER.summaries(ReadSession(noting), ["b1", "b2"])
-    assert [summary.tally for summary in summaries] == [BatchTally.of(stored.facts) for stored in whole]
-    assert [whole[0].tally, whole[1].tally] == [None, summaries[1].tally]
+    tallies = [BatchTally.of(stored[batch_id].facts) for batch_id in ("b1", "b2")]
+    assert [summary.tally for summary in summaries] == [batch.stored.tally for batch in whole] == tallies
+    assert [stored[batch_id].tally for batch_id in ("b1", "b2")] == [None, tallies[1]]
+    assert one is not None
+    assert one.stored.tally is None  # it is one statement
     assert [s.arguments for s in noting.sent if "essay_results" in s.sql] == [(["b1"],)]

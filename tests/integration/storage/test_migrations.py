@@ -17,7 +17,6 @@ from sqlalchemy.pool import NullPool
 from result_aggregator_service.domain.facets import BATCH_FACETS, ESSAY_FACETS
 from result_aggregator_service.storage.batch_reader import BatchReader
 from result_aggregator_service.storage.engine import Database
-from result_aggregator_service.storage.projection_repository import ProjectionRepository
 from result_aggregator_service.storage.tables import batch_results, cj_assessments, essay_results, metadata
 
 CHECKOUT = Path(__file__).parents[3]
@@ -138,7 +137,7 @@ async def test_batches_from_before_versions_and_tallies_are_not_rewritten_but_re
     async def read() -> dict[str, tuple[UUID, dict[str, int] | None]]:
         """Each batch's version, and how many essays are in which stages, as a reader has them."""
         async with Database(engine).snapshot() as session:
-            found = await BatchReader(ProjectionRepository()).summaries(session, ["b1", "b2"])
+            found = await BatchReader().summaries(session, ["b1", "b2"])
         return {s.facts.batch_id: (s.version, dict(s.tally.stages) if s.tally else None) for s in found}
 
     await alembic(empty_database_url, "upgrade", "0002")

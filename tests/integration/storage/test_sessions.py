@@ -11,11 +11,11 @@ from sqlalchemy.exc import MultipleResultsFound, NoResultFound
 
 from result_aggregator_service.storage.batch_reader import BatchReader
 from result_aggregator_service.storage.engine import Database
-from result_aggregator_service.storage.projection_repository import ProjectionRepository
+from result_aggregator_service.storage.errors import DATABASE_ERRORS
 from tests.integration.storage.projection import Projection
 from tests.unit.domain import messages as say
 
-READER = BatchReader(ProjectionRepository())
+READER = BatchReader()
 _NUMBERS = text("SELECT n FROM generate_series(1, :count) AS n")
 _PID = text("SELECT pg_backend_pid()")
 _END = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = ANY($1)"
@@ -145,7 +145,7 @@ async def test_a_connection_that_dies_in_a_transaction_is_an_error_and_not_used_
             await connection.execute(_END, used)
             await session.execute(_MAKE)
 
-    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+    with pytest.raises(DATABASE_ERRORS):
         await dies()
     assert await connections_used(database) != used
     assert await connection.fetchval(_MADE.text) == 0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from result_aggregator_service.api.cursor import write_cursor
 from result_aggregator_service.api.errors import ProblemError
-from result_aggregator_service.api.inputs import PageQuery, View, page_query, path_id
+from result_aggregator_service.api.inputs import PageQuery, View, page_query, path_id, takes_gzip
 from result_aggregator_service.contracts.enums import CLIENT_STATUS, BatchClientStatus, BatchStatus
 from result_aggregator_service.storage.batch_reader import Position
 
@@ -171,3 +171,34 @@ def test_a_cursor_and_an_offset_exclude_each_other() -> None:
     with pytest.raises(ProblemError) as refused:
         asked("cursor=&offset=0")
     assert refused.value.details["field"] == "offset"
+
+
+@pytest.mark.parametrize(
+    "accepted",
+    ["gzip", "GZip", "x-gzip", "deflate, gzip;q=0.001", "*", "*;q=0.5", "br , gzip ; q=1.000,identity;q=1.0", "gzip,"],
+)
+def test_gzip_goes_to_whoever_names_it_with_a_weight(accepted: str) -> None:
+    assert takes_gzip(accepted)
+
+
+@pytest.mark.parametrize(
+    "accepted",
+    [
+        "",
+        "identity",
+        "br, deflate",
+        "gzip;q=0",
+        "gzip;q=0.000, *",
+        "*;q=0",
+        "gzip;q=0.5, identity",
+        "gzip;q=0.5, identity;q=0.6",
+        "gzip;q=2",
+        "gzip;q=",
+        "gzip;q=x",
+        "gzip;level=1",
+        "gzip gzip",
+        "\xff, ;, ;q=1",
+    ],
+)
+def test_whoever_does_not_name_gzip_or_wants_it_less_than_none_gets_none(accepted: str) -> None:
+    assert not takes_gzip(accepted)

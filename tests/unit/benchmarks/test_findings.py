@@ -12,6 +12,7 @@ from benchmarks.finding import Finding, Findings, table
 from benchmarks.freshness import late
 from benchmarks.memory import with_large_ones
 from benchmarks.read_model import FinishedBatch
+from benchmarks.report import Terminal, with_figures
 
 
 def test_a_figure_is_taken_over_the_rounds_in_the_order_of_its_first() -> None:
@@ -55,6 +56,19 @@ def test_beside_an_earlier_run_a_figure_says_how_it_changed_and_a_new_one_says_n
     assert len(table("section", found, []).columns) == 3
 
 
+def test_the_table_of_a_section_takes_the_place_of_what_stood_under_its_heading_and_nothing_else_changes() -> None:
+    report = Terminal()
+    report.show(table("drain", [Finding("kept", "ms", Spread(15.0, 14.0, 16.0))], []))
+    page = "## Figures\n\n### Drain\n\n| old |\n\n### Scale-out\n\nolder\n\n## What they say\n\nmuch\n"
+    changed = with_figures(with_figures(page, "drain", report.tables[0]), "scale-out", "newer")
+    rows = ["| drain | median (least-most) |    |", "|-------|---------------------|----|"]
+    rows.append("| kept  |    15.0 (14.0-16.0) | ms |")
+    new = "\n".join(rows)
+    assert changed == f"## Figures\n\n### Drain\n\n{new}\n\n### Scale-out\n\nnewer\n\n## What they say\n\nmuch\n"
+    with pytest.raises(ValueError, match="no heading '### memory'"):
+        with_figures(page, "memory", "")
+
+
 def test_looks_that_were_late_are_those_between_two_scrapes() -> None:
     def scraped(looks: float, in_time: float) -> dict[str, float]:
         return {
@@ -81,7 +95,11 @@ def test_no_message_of_a_very_large_batch_is_larger_than_kafka_takes() -> None:
     assert len(sizes) > 20_000
 
 
-def test_every_section_is_documented_in_the_order_it_is_taken_in() -> None:
-    page = Path(__file__).parents[3] / "docs" / "performance.md"
-    headings = re.findall(r"^### (.+)$", page.read_text(), re.MULTILINE)
-    assert [each.lower() for each in headings] == list(SECTIONS)
+def test_every_section_is_documented_and_has_its_figures_in_the_order_it_is_taken_in() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    how, figures = (
+        [heading.lower() for heading in re.findall(rf"^{level} (.+)$", (docs / page).read_text(), re.MULTILINE)]
+        for page, level in (("benchmarks.md", "##"), ("performance.md", "###"))
+    )
+    assert how[: len(SECTIONS)] == list(SECTIONS)
+    assert figures == list(SECTIONS)

@@ -413,7 +413,7 @@ def test_a_facet_goes_into_its_columns_and_comes_out_of_them_unchanged() -> None
     stated = [f for row in (*model.facts.batches.values(), *model.facts.essays.values()) for f in row.facets.values()]
     assert {type(facet) for facet in stated} == {*BATCH_FACETS, *ESSAY_FACETS}
     for facet in stated:
-        row = facet.to_row()
+        row = dict(facet.to_row())
         assert tuple(sorted(row)) == tuple(sorted(type(facet).columns()))
         assert type(facet).from_row(row) == facet
 
