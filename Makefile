@@ -5,6 +5,7 @@ VENV := .venv
 PDM := .tools/pdm/bin/pdm
 # PDM's newest releases of two dependencies break it; these do not.
 PDM_PACKAGES := 'pdm==2.29.3' 'hishel<1.2' 'unearth<0.18'
+PY_SPY := .tools/py-spy/bin/py-spy
 RUN := $(PDM) run
 export PDM_CHECK_UPDATE := false
 # Nothing outside this folder, not even a cache.
@@ -13,7 +14,7 @@ export PDM_LOG_DIR := $(CURDIR)/.tools/log
 export PDM_IGNORE_ACTIVE_VENV := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration torture bench check format coverage clean
+.PHONY: help setup demo test test-unit test-integration torture bench plans profile check format coverage clean
 
 help: ## list what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -47,9 +48,19 @@ test-integration: setup ## what talks to servers
 torture: setup ## real faults under real traffic, the long form (ONLY="outages replays", SEED=1, ROUNDS=1)
 	$(RUN) torture $(ONLY) --seed $(or $(SEED),1) --rounds $(or $(ROUNDS),1)
 
-bench: setup ## what the service does in a second, and beside what (QUICK=1, ONLY="drain reads", BASELINE=file, JSON=file)
+bench: setup ## what the service does in a second, and beside what (QUICK=1, ONLY="drain reads", BASELINE=file, JSON=file, PAGE=file)
 	$(RUN) bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(BASELINE),--baseline $(BASELINE)) \
-		--json $(or $(JSON),bench.json)
+		$(if $(PAGE),--markdown $(PAGE)) --json $(or $(JSON),bench.json)
+
+plans: setup ## how PostgreSQL runs each statement on large tables, written to docs/plans.md
+	$(RUN) python -m benchmarks.plans --markdown docs/plans.md
+
+profile: setup $(PY_SPY) ## where the time of a drain goes, by py-spy
+	$(RUN) python -m benchmarks.profile --py-spy $(PY_SPY)
+
+$(PY_SPY):
+	$(PYTHON) -m venv .tools/py-spy
+	.tools/py-spy/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir 'py-spy==0.4.3'
 
 coverage: setup ## the whole suite, with branch coverage of the package
 	$(RUN) coverage

@@ -19,7 +19,7 @@ from confluent_kafka import KafkaException
 from benchmarks import deployment, drain, freshness, growth, memory, outbox, reads, scale_out
 from benchmarks.client import LoadError as ReadLoadError
 from benchmarks.finding import Finding, table
-from benchmarks.report import Json, Report, machine, write_figures
+from benchmarks.report import Json, Report, machine, with_figures, write_figures
 from benchmarks.sections import SECTIONS as QUESTIONS
 from benchmarks.stage import Stage, stage
 from benchmarks.worker import LoadError
@@ -33,7 +33,6 @@ ERRORS = (
     LoadError,
     ReadLoadError,
     deployment.BenchmarkError,
-    drain.BenchmarkError,
     outbox.BenchmarkError,
     reads.BenchmarkError,
     httpx.HTTPError,
@@ -45,15 +44,8 @@ Section = Callable[[bool, Sequence[Json], Report], Sequence[Json]]
 Measure = Callable[[Stage, bool, Report], list[Finding]]
 
 
-def _drain(quick: bool, before: Sequence[Json], report: Report) -> Sequence[Json]:
-    messages, rounds = (5_000, 1) if quick else (100_000, 3)
-    found = drain.run(messages, rounds, {}, report)
-    drain.show(report, found, before)
-    return [asdict(found)]
-
-
 def _reads(quick: bool, before: Sequence[Json], report: Report) -> Sequence[Json]:
-    length = replace(reads.QUICK, many=200) if quick else reads.Length(rounds=7, seconds=0.6)
+    length = replace(reads.QUICK, many=200) if quick else reads.Length(rounds=5, seconds=0.6)
     found = reads.run(QUESTIONS, length, report)
     earlier = {(each["section"], each["connections"]): each for each in before}
     report.table(found, earlier or None)
@@ -62,30 +54,31 @@ def _reads(quick: bool, before: Sequence[Json], report: Report) -> Sequence[Json
 
 
 def _outbox(quick: bool, before: Sequence[Json], report: Report) -> Sequence[Json]:
-    full = outbox.Length(rounds=5, seconds=4.0, bare_seconds=2.0, drain=50_000, waiting=1_000)
+    full = outbox.Length(rounds=3, seconds=4.0, bare_seconds=2.0, drain=50_000, waiting=1_000)
     found = outbox.run(outbox.QUICK if quick else full, batch_size=100, rows_of_a_transaction=8, report=report)
     outbox.show(report, found, before)
     return [asdict(each) for each in found]
 
 
 #: These start servers of their own.
-ALONE: dict[str, Section] = {"drain": _drain, "reads": _reads, "outbox": _outbox}
-#: These share servers.
+ALONE: dict[str, Section] = {"reads": _reads, "outbox": _outbox}
+#: These share servers. The one that takes longest is the last.
 TOGETHER: dict[str, Measure] = {
+    "drain": drain.measure,
     "freshness": freshness.measure,
-    "memory": memory.measure,
     "growth": growth.measure,
     "scale-out": scale_out.measure,
+    "memory": memory.measure,
 }
 SECTIONS = (*ALONE, *TOGETHER)
 _WHAT = {
-    "drain": "a backlog, beside a drain without work and bare upserts",
     "reads": "answers, beside a bare Quart route with the same bytes",
     "outbox": "announcements, beside a bare producer",
+    "drain": "a backlog and streams, beside a drain without work and bare upserts",
     "freshness": "from produced to visible, and reads beside a backlog",
-    "memory": "the size of the process",
     "growth": "full tables beside nearly empty ones",
     "scale-out": "two replicas beside one",
+    "memory": "the size of the process",
 }
 
 
@@ -97,7 +90,9 @@ def _shared_servers() -> Iterator[Stage]:
         yield servers
 
 
-def run(chosen: Sequence[str], quick: bool, before: Sequence[Json], file: Path | None, report: Report) -> None:
+def run(
+    chosen: Sequence[str], quick: bool, before: Sequence[Json], file: Path | None, page: Path | None, report: Report
+) -> None:
     """Take sections one after another; what one has measured is told and written before the next begins.
 
     Raises:
@@ -120,6 +115,9 @@ def run(chosen: Sequence[str], quick: bool, before: Sequence[Json], file: Path |
             measured += [{"of": name, **each} for each in figures]
             if file is not None:
                 write_figures(file, measured, _PACKAGES)
+            if page is not None:
+                page.write_text(with_figures(page.read_text(), name, "\n\n".join(report.tables)))
+            report.tables.clear()
 
 
 def main() -> int:
@@ -130,7 +128,8 @@ def main() -> int:
     report.say(", ".join(f"{name} {value}" for name, value in machine().items()))
     report.say(f"processes that wanted to run, mean of the last minute: {os.getloadavg()[0]:.2f} (quiet: below 0.5)")
     try:
-        run([name for name in SECTIONS if name in arguments.only], arguments.quick, before, arguments.json, report)
+        chosen = [name for name in SECTIONS if name in arguments.only]
+        run(chosen, arguments.quick, before, arguments.json, arguments.markdown, report)
     except ERRORS as error:
         report.fail(f"{type(error).__name__}: {error}")
         return 1
@@ -146,6 +145,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="so short that it shows only that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument("--markdown", type=Path, metavar="PAGE", help="put each table under its heading on this page")
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="compare with the figures of an earlier run")
     return parser.parse_args()
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from benchmarks.figures import Spread
 from benchmarks.report import spread
 
-_FORMS = {"ms": ",.1f", "MiB": ",.1f", "times": ".2f", "s": ",.2f"}
+_FORMS = {"ms": ",.1f", "MiB": ",.1f", "times": ".3f", "s": ",.3f"}
 
 
 @dataclass(frozen=True, slots=True)

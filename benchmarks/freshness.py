@@ -28,7 +28,7 @@ def measure(servers: Stage, quick: bool, report: Terminal) -> list[Finding]:
         ServerError, PlayerError: a server did not start, or did not do its part.
         LoadError, BenchmarkError: something else than what was to be measured came out.
     """
-    rounds, seconds, backlog = (1, 1.0, 3_000) if quick else (3, 20.0, 60_000)
+    rounds, seconds, backlog = (1, 1.0, 3_000) if quick else (3, 15.0, 60_000)
     found = Findings()
     with Worker() as worker, deployed(servers) as deployment:
         batch = FinishedBatch(0, 30, "freshness")

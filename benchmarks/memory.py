@@ -24,8 +24,8 @@ def measure(servers: Stage, quick: bool, report: Terminal) -> list[Finding]:
         ServerError, PlayerError: a server did not start, or did not do its part.
         LoadError, BenchmarkError: something else than what was to be measured came out.
     """
-    rounds, idle, backlog, large = (1, 1.0, 2_000, 20) if quick else (3, 20.0, 50_000, 500)
-    slices, seconds = (3, 1.0) if quick else (60, 10.0)
+    rounds, idle, backlog, large = (1, 1.0, 2_000, 20) if quick else (2, 15.0, 50_000, 500)
+    slices, seconds = (3, 1.0) if quick else (20, 30.0)
     found = Findings()
     with Worker() as worker:
         for number in range(1, rounds + 1):

@@ -1,8 +1,10 @@
 """What came of a run: a table (which is Markdown), the same figures as JSON, and what changed since an earlier run."""
 
+import io
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -65,9 +67,10 @@ def read_figures(file: Path) -> dict[Key, Json]:
 
 
 class Terminal:
-    """Writes to the console."""
+    """Writes to the console, and keeps the tables that it showed."""
 
     def __init__(self) -> None:
+        self.tables: list[str] = []
         self._console = Console(highlight=False)
         if not self._console.is_terminal:
             self._console.width = _WIDTH_WITHOUT_TERMINAL
@@ -83,6 +86,9 @@ class Terminal:
     def show(self, table: Table) -> None:
         """A table."""
         self._console.print(table)
+        text = io.StringIO()
+        Console(file=text, width=_WIDTH_WITHOUT_TERMINAL).print(table)
+        self.tables.append("\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip()))
 
 
 class Report(Terminal):
@@ -122,6 +128,19 @@ class Report(Terminal):
             if section in p50 and other in p50:
                 share = p50[section] / p50[other]
                 self.say(f"{what}: {p50[section]:.2f} ms beside {p50[other]:.2f} ms, {share:.2f} times as long")
+
+
+def with_figures(page: str, section: str, text: str) -> str:
+    """A page on which a text has taken the place of what stood under the heading of a section.
+
+    Raises:
+        ValueError: there is no such heading.
+    """
+    heading = re.compile(rf"^(### {section}\n).*?(?=^##|\Z)", re.MULTILINE | re.DOTALL | re.IGNORECASE)
+    changed, found = heading.subn(lambda match: f"{match[1]}\n{text}\n\n", page)
+    if not found:
+        raise ValueError(f"the page has no heading '### {section}'")
+    return changed
 
 
 def spread(values: Spread, form: str) -> str:

@@ -5,7 +5,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,8 +14,16 @@ import httpx
 
 from benchmarks import bare
 from demo.stage import CHECKOUT, ServiceProcess, migrate
-from embedded import ApacheKafka, EmbeddedPostgres, EmbeddedValkey, MockKafka, ServerProcess, server_folder
-from embedded.process import LOOPBACK, launch, plain_environment
+from embedded import (
+    ApacheKafka,
+    EmbeddedPostgres,
+    EmbeddedValkey,
+    MockKafka,
+    ServerError,
+    ServerProcess,
+    server_folder,
+)
+from embedded.process import LOOPBACK, descendants, launch, plain_environment
 
 GROUP_ID = "result-aggregator-group"
 _REQUEST_SECONDS = 60.0
@@ -69,17 +77,20 @@ class Stage:
 
 
 @contextmanager
-def stage(*, writes: bool = False) -> Iterator[Stage]:
+def stage(*, writes: bool = False, postgres_settings: dict[str, str] | None = None) -> Iterator[Stage]:
     """PostgreSQL with the newest schema, Valkey, the Kafka mock.
 
-    Where `writes` are what is measured, it is Apache Kafka, and PostgreSQL waits for the disk.
+    Where `writes` are what is measured, it is Apache Kafka, and PostgreSQL waits for the disk. The settings are further
+    lines of postgresql.conf.
 
     Raises:
         ServerError: one of them did not start.
     """
     with ExitStack() as running:
         folder = running.enter_context(server_folder("result-aggregator-benchmark-"))
-        postgres = running.enter_context(EmbeddedPostgres(folder / "postgres", durable=writes))
+        postgres = running.enter_context(
+            EmbeddedPostgres(folder / "postgres", durable=writes, settings=postgres_settings)
+        )
         valkey = running.enter_context(EmbeddedValkey(folder / "valkey"))
         kafka: MockKafka | ApacheKafka = ApacheKafka(folder / "kafka") if writes else MockKafka()
         running.enter_context(kafka)
@@ -98,7 +109,18 @@ def stage(*, writes: bool = False) -> Iterator[Stage]:
 
 
 def cpu_seconds(server: ServerProcess) -> float:
-    """What a server's process has used so far, all of its threads together."""
-    # Its name, in parentheses, may hold anything; the two times are fields 14 and 15 (proc(5)).
-    fields = Path("/proc", str(server.pid), "stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """What a server has used so far: all threads of its process, its children, and those of them that have ended.
+
+    Raises:
+        ServerError: it does not run.
+    """
+    if server.pid is None:
+        raise ServerError(f"{server.name} does not run")
+    ticks = 0
+    for pid in (server.pid, *descendants(server.pid)):
+        # Of PostgreSQL's processes one may end while they are looked at; then its parent has its time.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            # Its name, in parentheses, may hold anything; fields 14 to 17 are the times, own and of children (proc(5)).
+            fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -30,6 +30,22 @@ _TAG = re.compile(rb"\r\netag: *([^\r]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
+class Produce(Order):
+    """Produce the platform's traffic at a rate. Rows: its messages; no latencies."""
+
+    bootstrap_servers: str
+    run_label: str
+    messages_per_second: float
+    seconds: float
+
+    async def run(self) -> Took:
+        """Do it."""
+        messages = _made(self.run_label, round(self.messages_per_second * self.seconds))
+        with closing(_Sender(self.bootstrap_servers)) as sender:
+            return Took(len(messages), await sender.send_at_a_rate(messages, self.messages_per_second))
+
+
+@dataclass(frozen=True)
 class Visible(Order):
     """Produce the platform's traffic at a rate, and among it spell checks of watched essays, whose batch is asked for
     until it shows the result. Rows: the messages of the traffic.
@@ -52,8 +68,7 @@ class Visible(Order):
 
     async def _run(self, sender: "_Sender") -> Took:
         count = round(self.messages_per_second * self.seconds)
-        # Before the time is taken: to make them holds this process.
-        messages = list(islice(traffic(batches=count, run=self.run_label, broken=False), count))
+        messages = _made(self.run_label, count)
         connection = await _Connection.open(self.port, self.headers)
         looks = _Looks(connection)
         probes = [_Probe(number, self.run_label, sender, looks) for number in range(_PROBES)]
@@ -101,6 +116,11 @@ class Read(Order):
         for connection in connections:
             connection.close()
         return Took(len(latencies), time.perf_counter() - started, sorted(latencies))
+
+
+def _made(run_label: str, count: int) -> list[Message]:
+    """Messages of the traffic, made before the time is taken: to make them holds the process."""
+    return list(islice(traffic(batches=count, run=run_label, broken=False), count))
 
 
 class _Sender:
