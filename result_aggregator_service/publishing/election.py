@@ -18,6 +18,7 @@ from result_aggregator_service.publishing.outbox_manager import NOTIFY_CHANNEL
 from result_aggregator_service.publishing.outbox_queue import PLANS_OF_CLAIMS, OutboxQueue
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import connect_directly, connect_through_proxy
+from result_aggregator_service.storage.errors import DATABASE_ERRORS
 
 #: The advisory lock of the relay: the first eight bytes of SHA-256("result-aggregator-service/relay"), signed.
 ELECTION_LOCK = -4_158_831_258_090_969_055
@@ -113,7 +114,7 @@ async def _open(connecting: Awaitable[asyncpg.Connection]) -> AsyncIterator[asyn
     try:
         yield connection
     finally:
-        with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with contextlib.suppress(*DATABASE_ERRORS):
             await connection.close(timeout=2)
 
 
@@ -130,7 +131,7 @@ async def _signs_of_life(connection: asyncpg.Connection, queue: OutboxQueue, *, 
                     return
                 async with asyncio.timeout(2.5 * every):
                     await queue.sign_of_life()
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except DATABASE_ERRORS:
             connection.terminate()
 
     giving = asyncio.create_task(give(), name="relay's signs of life")

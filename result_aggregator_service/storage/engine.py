@@ -13,7 +13,7 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from result_aggregator_service.settings import Settings
-from result_aggregator_service.storage.errors import spoils_connection
+from result_aggregator_service.storage.errors import DATABASE_ERRORS, spoils_connection
 from result_aggregator_service.storage.session import DriverSession, ReadSession, Session, WriteSession
 
 _log = structlog.get_logger(__name__)
@@ -135,7 +135,7 @@ class Database:
 async def _rolled_back(session: DriverSession) -> bool:
     try:
         await session.driver.execute("ROLLBACK")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    except DATABASE_ERRORS:
         return False
     return True
 

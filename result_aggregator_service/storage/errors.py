@@ -8,8 +8,10 @@ _CONTENT_CLASSES = ("22", "23", "54")
 # What a server says when it stops or starts, or has waited for too long: of the session, not of a statement in it.
 _ENDS_OF_SESSIONS = ("57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
 
-#: All that a unit of work may raise about the database: the driver's errors, the pool's, the network's.
-DATABASE_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError, OSError)
+# An InternalClientError is what the driver says between PostgreSQL's last word on a connection and its end.
+_DRIVER_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+#: All that a statement may raise about the database: PostgreSQL's errors, the driver's, the pool's, the network's.
+DATABASE_ERRORS = (asyncpg.PostgresError, *_DRIVER_ERRORS, SQLAlchemyError, OSError)
 
 
 def is_refusal_of_content(error: BaseException) -> bool:
@@ -38,4 +40,4 @@ def spoils_connection(error: BaseException) -> bool:
         sqlstate = error.sqlstate or ""
         return sqlstate.startswith("08") or sqlstate in _ENDS_OF_SESSIONS
     # A server that does not answer in time is not to be asked again and again.
-    return isinstance(error, (asyncpg.InterfaceError, OSError)) and not isinstance(error, TimeoutError)
+    return isinstance(error, (*_DRIVER_ERRORS, OSError)) and not isinstance(error, TimeoutError)

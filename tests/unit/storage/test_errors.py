@@ -39,6 +39,7 @@ def test_what_a_content_makes_impossible_is_its_own_fault(error: Exception) -> N
         wrapped(asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")),
         PoolTimeoutError("QueuePool limit reached"),
         ConnectionRefusedError("nobody listens"),
+        asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress"),
         TimeoutError(),
     ],
 )
