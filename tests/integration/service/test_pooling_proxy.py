@@ -55,6 +55,8 @@ async def many_transactions(url: str, *, prepared_statements: bool) -> set[int]:
                 await session.execute(_WRITE, {**job, "rankings": "[1]", "ids": [uuid4()]})
             async with database.snapshot() as reading:
                 assert {tuple(rankings) for rankings in await reading.scalars(_READ, job)} == {(1,)}
+            async with database.single_statement() as reading:
+                assert {tuple(rankings) for rankings in await reading.scalars(_READ, job)} == {(1,)}
         return pids
 
     outcomes = await asyncio.gather(*map(work, range(12)), return_exceptions=True)
