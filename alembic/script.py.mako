@@ -14,6 +14,7 @@ revision: str = ${repr(up_revision)}
 down_revision: str | None = ${repr(down_revision)}
 branch_labels: str | Sequence[str] | None = ${repr(branch_labels)}
 depends_on: str | Sequence[str] | None = ${repr(depends_on)}
+# A step that takes something away says since which release nobody uses it: CONTRACTS_AFTER = "1.4.0"
 
 
 def upgrade() -> None:

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import asyncpg
 import httpx
-from confluent_kafka import Consumer, ConsumerGroupState, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from redis import Redis
 
@@ -31,6 +31,7 @@ _TAKE_IN_SECONDS = 900.0
 _POLL_SECONDS = 0.1
 _FIRST_POLL_SECONDS = 0.02  # of a backlog, of which the service takes in some hundred messages meanwhile
 _KAFKA_SECONDS = 20.0
+_WITHOUT_LEADER = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 _STATEMENT_SECONDS = 600.0
 _EMPTY = "postgres"  # the database that the stage has migrated
 _LAST = "SELECT extract(epoch FROM max(processed_at))::float8 FROM processed_events WHERE processed_at >= $1"
@@ -277,10 +278,21 @@ def topic_ends(servers: Stage) -> Offsets:
 def _ends(reader: Consumer) -> Offsets:
     topics = reader.list_topics(timeout=_KAFKA_SECONDS).topics
     partitions = [TopicPartition(topic, number) for topic in PAYLOADS for number in topics[topic].partitions]
-    return {
-        (each.topic, each.partition): reader.get_watermark_offsets(each, timeout=_KAFKA_SECONDS)[1]
-        for each in partitions
-    }
+    return {(each.topic, each.partition): _end(reader, each) for each in partitions}
+
+
+def _end(reader: Consumer, partition: TopicPartition) -> int:
+    """The offset after a partition's last message; one that was just made may not have its leader yet."""
+    deadline = time.monotonic() + _KAFKA_SECONDS
+    while True:
+        try:
+            end: int = reader.get_watermark_offsets(partition, timeout=_KAFKA_SECONDS)[1]
+        except KafkaException as error:
+            if error.args[0].code() not in _WITHOUT_LEADER or time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_SECONDS)
+        else:
+            return end
 
 
 def resident_mib(service: ServiceProcess, *, most: bool = False) -> float:

@@ -1,5 +1,6 @@
 """How soon what was produced is visible over HTTP, and how long reads take while the process takes in a backlog."""
 
+import os
 from collections.abc import Mapping
 from itertools import islice
 
@@ -44,6 +45,7 @@ def measure(servers: Stage, quick: bool, report: Terminal) -> list[Finding]:
 
 def _steady(worker: Worker, deployment: Deployment, rate: int, seconds: float, number: int, found: Findings) -> None:
     servers = deployment.servers
+    os.sync()  # what a backlog left in the page cache is not to be written while commits wait for the disk
     took = worker.put(
         Visible(
             bootstrap_servers=servers.kafka.bootstrap_servers,

@@ -3,6 +3,7 @@
 Routes see the path as it was sent, percent-encoded: decoded by Quart, %2F would split an id and %ff silently change it.
 """
 
+import re
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -13,12 +14,14 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from result_aggregator_service.api import batches, health
 from result_aggregator_service.api.answers import BatchAnswers
-from result_aggregator_service.api.call import CORRELATION_HEADER, Call, begin, present_call
+from result_aggregator_service.api.call import CORRELATION_HEADER, NO_SNIFFING, Call, begin, present_call
 from result_aggregator_service.api.errors import install_error_handlers
 from result_aggregator_service.api.front import Front
 from result_aggregator_service.api.openapi import pages
 from result_aggregator_service.api.requests import UNMATCHED, Gate
 from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.observability.tracing import Tracing
+from result_aggregator_service.operators_page import routes
 from result_aggregator_service.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from quart.typing import ResponseReturnValue
 
 MAX_CONTENT_LENGTH = 16 * 1024
+_VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 
 class Lifecycle(Protocol):
@@ -61,9 +65,10 @@ class Application(Quart):
             await super().asgi_app(scope, receive, send)
             return
         call = begin(scope)
-        if not await self.answers(call, send):
-            called = {**scope, "path": call.path, "call": call}
-            await super().asgi_app(cast("Scope", called), receive, send)
+        with (await self.gate()).tracing.request(call.method, call.path, call.headers) as call.span:
+            if not await self.answers(call, send):
+                called = {**scope, "path": call.path, "call": call}
+                await super().asgi_app(cast("Scope", called), receive, send)
 
     async def answers(self, call: Call, send: "ASGISendCallable") -> bool:
         """Whether a call is answered without Quart."""
@@ -72,7 +77,16 @@ class Application(Quart):
     async def gate(self) -> Gate:
         """Made once: the container's own way takes longer than an answer from the cache may."""
         if self._gate is None:
-            self._gate = Gate(await self._container.get(Settings), await self._container.get(Metrics))
+            templates = {
+                rule.endpoint.rpartition(".")[2]: _VARIABLE.sub(r"{\1}", rule.rule)
+                for rule in self.url_map.iter_rules()
+            }
+            self._gate = Gate(
+                await self._container.get(Settings),
+                await self._container.get(Metrics),
+                await self._container.get(Tracing),
+                templates,
+            )
         return self._gate
 
     async def dispatch_request(self, request_context: "RequestContext | None" = None) -> "ResponseReturnValue":
@@ -88,6 +102,7 @@ class Application(Quart):
     async def _finish(self, response: Response) -> Response:
         call = present_call()
         response.headers[CORRELATION_HEADER] = call.correlation_id
+        response.headers.set(*NO_SNIFFING)
         endpoint = UNMATCHED if request.endpoint is None else request.endpoint.rpartition(".")[2]
         (await self.gate()).finish(call, endpoint, response.status_code)
         return response
@@ -126,7 +141,8 @@ def create_app(container: AsyncContainer) -> Quart:
 
 
 def create_metrics_app(container: AsyncContainer) -> Quart:
-    """The metrics alone, for `METRICS_PORT`."""
+    """The metrics and the operator's page, for `METRICS_PORT`."""
     app = Application("result_aggregator_service.metrics", container)
     app.register_blueprint(health.metrics_exposition)
+    app.register_blueprint(routes.blueprint)
     return app

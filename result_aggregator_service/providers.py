@@ -17,7 +17,10 @@ from result_aggregator_service.consumer.decoder import Decoder
 from result_aggregator_service.consumer.poll_handler import PollHandler
 from result_aggregator_service.jobs.grace import GraceKeeper
 from result_aggregator_service.jobs.housekeeping import Housekeeper, Invalidator
-from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.observability.metrics import Metrics, tell_of_process
+from result_aggregator_service.observability.tracing import Tracing, create_tracing
+from result_aggregator_service.operators_page.members import GroupMembers
+from result_aggregator_service.operators_page.sampler import Sampler
 from result_aggregator_service.projection.completion import Completion
 from result_aggregator_service.projection.projector import Projector
 from result_aggregator_service.publishing.election import Election
@@ -51,7 +54,15 @@ class ProcessProvider(Provider):
 
     @provide
     def metrics(self) -> Metrics:
-        return Metrics()
+        metrics = Metrics()
+        tell_of_process(metrics)
+        return metrics
+
+    @provide
+    async def tracing(self, settings: Settings) -> AsyncIterator[Tracing]:
+        tracing = create_tracing(settings)
+        yield tracing
+        await tracing.close()
 
 
 class StorageProvider(Provider):
@@ -160,6 +171,7 @@ class ProjectionProvider(Provider):
         invalidator: Invalidator,
         poison_pills: PoisonPills,
         metrics: Metrics,
+        tracing: Tracing,
     ) -> PollHandler:
         return PollHandler(
             decoder,
@@ -168,6 +180,7 @@ class ProjectionProvider(Provider):
             poison_pills,
             metrics,
             _breaker("postgres", settings.database_breaker_seconds, metrics),
+            tracing,
             raise_on_deserialization_error=settings.raise_on_deserialization_error,
         )
 
@@ -222,6 +235,12 @@ class SupervisionProvider(Provider):
     @provide
     def health(self, supervisor: Supervisor, dependencies: Dependencies) -> HealthSource:
         return Health(supervisor, dependencies)
+
+    group_members = provide(GroupMembers)
+
+    @provide
+    def sampler(self, settings: Settings, metrics: Metrics, source: HealthSource, members: GroupMembers) -> Sampler:
+        return Sampler(settings, metrics, source, members)
 
 
 class Health:

@@ -13,9 +13,14 @@ from collections.abc import Iterator
 import structlog
 import uvicorn
 
-from result_aggregator_service.api.protocol import HttpProtocol
+from result_aggregator_service.api.protocol import HttpProtocol, Limits, protocol_within
+from result_aggregator_service.api.requests import UNREAD
 from result_aggregator_service.app import create_app, create_metrics_app
 from result_aggregator_service.failpoints import arm
+from result_aggregator_service.observability.logging import log_what_nobody_catches
+from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.operators_page.members import GroupMembers
+from result_aggregator_service.operators_page.sampler import Sampler
 from result_aggregator_service.providers import create_container
 from result_aggregator_service.settings import Settings, SettingsError
 from result_aggregator_service.supervisor import Supervisor
@@ -45,6 +50,7 @@ async def serve(settings: Settings) -> int:
     ]
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    log_what_nobody_catches(loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
@@ -54,8 +60,11 @@ async def serve(settings: Settings) -> int:
     container = create_container(settings)
     try:
         supervisor = await container.get(Supervisor)
-        api = _Server(_config(create_app(container), settings, lifespan="on"))
-        metrics = _Server(_config(create_metrics_app(container), settings, lifespan="off"))
+        supervisor.watch((await container.get(GroupMembers)).run(), name="group members")
+        supervisor.watch((await container.get(Sampler)).run(), name="operator's page")
+        protocol = _protocol(settings, await container.get(Metrics))
+        api = _Server(_config(create_app(container), protocol, settings, lifespan="on"))
+        metrics = _Server(_config(create_metrics_app(container), protocol, settings, lifespan="off"))
         serving = [
             asyncio.create_task(server.serve([listener]), name=name)
             for server, listener, name in ((api, sockets[0], "api server"), (metrics, sockets[1], "metrics server"))
@@ -86,10 +95,19 @@ async def serve(settings: Settings) -> int:
     return int(failed)
 
 
-def _config(app: object, settings: Settings, *, lifespan: str) -> uvicorn.Config:
+def _protocol(settings: Settings, metrics: Metrics) -> type[HttpProtocol]:
+    limits = Limits(
+        connections=settings.api_max_connections,
+        seconds_to_send=settings.api_receive_timeout_seconds,
+        seconds_to_take=settings.api_send_timeout_seconds,
+    )
+    return protocol_within(limits, lambda error: metrics.api_errors.labels(UNREAD, error).inc())
+
+
+def _config(app: object, protocol: type[HttpProtocol], settings: Settings, *, lifespan: str) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=HttpProtocol,
+        http=protocol,
         ws="none",
         lifespan=lifespan,  # type: ignore[arg-type]
         access_log=False,

@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError
 from result_aggregator_service import __version__
 from result_aggregator_service.contracts.enums import Phase
 from result_aggregator_service.failpoints import Armed
+from result_aggregator_service.tls import client_context
 
 PREFIX = "RESULT_AGGREGATOR_SERVICE_"
 DEVELOPMENT_API_KEY = "development-only-key"
@@ -92,6 +93,18 @@ class DatabaseSettings(BaseSettings):
         url = url.set(drivername="postgresql+asyncpg", query=query)
         return SecretStr(url.render_as_string(hide_password=False))
 
+    @field_validator("database_ssl_ca_file", "redis_ssl_ca_file", "kafka_ssl_ca_file", check_fields=False)
+    @classmethod
+    def _authority(cls, value: Path | None) -> Path | None:
+        """Read now: told of later, a wrong file would look like a server that is away."""
+        try:
+            client_context(value)
+        except ssl.SSLError:
+            raise ValueError(f"{str(value)!r} holds no certificate in PEM") from None
+        except OSError as error:
+            raise ValueError(f"cannot read {str(value)!r}: {error.strerror}") from None
+        return value
+
     @property
     def postgres_url(self) -> URL:
         """Where the pool connects to."""
@@ -104,7 +117,7 @@ class DatabaseSettings(BaseSettings):
 
     def postgres_ssl(self) -> ssl.SSLContext | None:
         """How PostgreSQL is to be trusted, where the URL alone does not say so."""
-        return ssl.create_default_context(cafile=str(self.database_ssl_ca_file)) if self.database_ssl_ca_file else None
+        return client_context(self.database_ssl_ca_file) if self.database_ssl_ca_file else None
 
 
 class Settings(DatabaseSettings):
@@ -159,6 +172,9 @@ class Settings(DatabaseSettings):
     internal_api_key: SecretStr = SecretStr("")
     allowed_service_ids: Annotated[list[str], NoDecode] = ["api-gateway-service", "admin-dashboard-service"]
     api_timeout_seconds: Seconds = 30.0
+    api_max_connections: int = Field(default=1_000, ge=1)
+    api_receive_timeout_seconds: Seconds = 10.0
+    api_send_timeout_seconds: Seconds = 60.0
     api_gzip_min_bytes: int = Field(default=1024 * 1024, ge=1)
 
     # the read model
@@ -236,6 +252,20 @@ class Settings(DatabaseSettings):
             raise ValueError(f"KAFKA_SASL_USERNAME: {self.kafka_security_protocol} needs it and KAFKA_SASL_PASSWORD")
         return self
 
+    @model_validator(mode="after")
+    def _client_certificate_fits_its_key(self) -> Self:
+        if self.kafka_ssl_cert_file is not None:
+            try:
+                client_context(None).load_cert_chain(self.kafka_ssl_cert_file, self.kafka_ssl_key_file)
+            except ssl.SSLError as error:
+                reason = error.reason or "no PEM"
+                raise ValueError(f"KAFKA_SSL_CERT_FILE: no certificate with the key that fits it: {reason}") from None
+            except OSError as error:
+                raise ValueError(f"KAFKA_SSL_CERT_FILE: it or its key cannot be read: {error.strerror}") from None
+        elif self.kafka_ssl_key_file is not None:
+            raise ValueError("KAFKA_SSL_KEY_FILE: is of no use without KAFKA_SSL_CERT_FILE")
+        return self
+
     @property
     def internal_api_keys(self) -> tuple[str, ...]:
         """The keys that are valid now: several while they are being rotated."""
@@ -251,7 +281,7 @@ class Settings(DatabaseSettings):
             "security_protocol": self.kafka_security_protocol,
         }
         if self.kafka_security_protocol in ("SSL", "SASL_SSL"):
-            context = ssl.create_default_context(cafile=str(self.kafka_ssl_ca_file) if self.kafka_ssl_ca_file else None)
+            context = client_context(self.kafka_ssl_ca_file)
             if self.kafka_ssl_cert_file:
                 context.load_cert_chain(self.kafka_ssl_cert_file, self.kafka_ssl_key_file)
             options["ssl_context"] = context

@@ -5,10 +5,10 @@ Invariant: while the supervisor is started, each of them turns, or the process i
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
@@ -74,13 +74,17 @@ class Supervisor:
         gate = asyncio.create_task(self._wait_for_database(), name="database gate")
         gate.add_done_callback(self._gate_ended)
         self._tasks["database gate"] = gate
-        lag = asyncio.create_task(self._loop_lag.run(), name="event loop lag")
-        lag.add_done_callback(self._ended)
-        self._tasks["event loop lag"] = lag
+        self.watch(self._loop_lag.run(), name="event loop lag")
         for name, loop in self._loops.by_name.items():
             task = asyncio.create_task(self._run(loop), name=name)
             task.add_done_callback(self._ended)
             self._tasks[name] = task
+
+    def watch(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
+        """Run something that needs no draining until the service stops; its death is noticed like a loop's."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._tasks[name] = task
 
     async def stop(self) -> None:
         """Drain the loops one after the other, all within `SHUTDOWN_TIMEOUT_SECONDS`; then cancel what is left."""
@@ -93,7 +97,8 @@ class Supervisor:
             loop.stop()
             # No more than half of what is left: one that hangs must not cost the next its time.
             await self._drain(name, max(deadline - time.monotonic(), 0.0) / 2)
-        self._tasks["event loop lag"].cancel()
+        for name in self._tasks.keys() - self._loops.by_name.keys():
+            self._tasks[name].cancel()
         # Even a task that is cancelled may wait for a server that hangs, to roll back.
         await asyncio.wait(self._tasks.values(), timeout=_SECONDS_TO_CANCEL)
 

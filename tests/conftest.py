@@ -42,6 +42,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SERVERS] = Servers()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Those that take minutes come first: at the end one process would be at one of them, and the others at nothing.
+    items.sort(key=lambda item: "integration/torture/" not in item.nodeid)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[_SERVERS].close()
 

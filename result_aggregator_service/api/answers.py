@@ -31,8 +31,8 @@ from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.batch_reader import BatchReader, BatchWithEssays, PageKeys, Position
 from result_aggregator_service.storage.engine import Database
-from result_aggregator_service.storage.projection_repository import StoredBatch
 from result_aggregator_service.storage.session import ReadSession
+from result_aggregator_service.storage.stored_facts import StoredBatch
 
 USER_BATCHES_PATH = "/internal/v1/batches/user"
 #: Answers over more essays, or more of which something is to be decided, are made in a thread: that takes some 60

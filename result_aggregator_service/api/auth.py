@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Callable, Sequence
 
 from result_aggregator_service.api.call import Call
-from result_aggregator_service.api.errors import unauthorized
+from result_aggregator_service.api.problems import unauthorized
 from result_aggregator_service.settings import Settings
 
 PROTECTED_PATH = "/internal"

@@ -8,8 +8,8 @@ from werkzeug.http import parse_etags
 
 from result_aggregator_service.api.answers import BatchAnswers
 from result_aggregator_service.api.call import Call, Reply, as_response, present_call
-from result_aggregator_service.api.errors import batch_not_found
 from result_aggregator_service.api.inputs import page_query, path_id, takes_gzip
+from result_aggregator_service.api.problems import batch_not_found
 from result_aggregator_service.cache.cache_manager import Answer, KnownTags, Unchanged
 from result_aggregator_service.cache.compression import is_compressed, plain
 

@@ -9,12 +9,15 @@ import structlog
 from quart import Response, request
 from werkzeug.datastructures import Headers
 
+from result_aggregator_service.api.problems import ProblemError
+from result_aggregator_service.observability.tracing import NO_SPAN
+
 if TYPE_CHECKING:
     from hypercorn.typing import HTTPScope
 
-    from result_aggregator_service.api.errors import ProblemError
-
 CORRELATION_HEADER = "X-Correlation-ID"
+#: With every answer: what it holds is what its Content-Type says, whatever a browser makes of its bytes.
+NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
 
 Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers, body."""
@@ -38,6 +41,7 @@ class Call:
         "problem",
         "query_string",
         "service_id",
+        "span",
         "started",
     )
 
@@ -51,6 +55,7 @@ class Call:
         self.service_id: str | None = None
         self.key_place: int | None = None
         self.problem: ProblemError | None = None
+        self.span = NO_SPAN
 
     @property
     def correlation_header(self) -> tuple[bytes, bytes]:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from result_aggregator_service.api.answers import BatchAnswers
 from result_aggregator_service.api.batches import batch_reply, page_reply
-from result_aggregator_service.api.call import Call, Reply
+from result_aggregator_service.api.call import NO_SNIFFING, Call, Reply
 from result_aggregator_service.api.errors import problem_reply
 from result_aggregator_service.api.requests import Gate
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGISendCallable
 
+_NO_SNIFFING = (NO_SNIFFING[0].lower().encode(), NO_SNIFFING[1].encode())
 _METHODS = ("GET", "HEAD")
 _WITH_BODY = (b"content-length", b"transfer-encoding")
 # The paths of Quart's routes. A user may be called "status", and is asked for first.
@@ -58,6 +59,7 @@ class Front:
         except Exception as error:  # noqa: BLE001 - answered as Quart answers it
             status, headers, body = problem_reply(error, call)
         self._gate.finish(call, endpoint, status)
-        await send({"type": "http.response.start", "status": status, "headers": [*headers, call.correlation_header]})
+        headers = [*headers, call.correlation_header, _NO_SNIFFING]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
         return True

@@ -7,7 +7,7 @@ from enum import StrEnum
 from urllib.parse import parse_qs, unquote_to_bytes
 
 from result_aggregator_service.api.cursor import read_cursor
-from result_aggregator_service.api.errors import bad_input
+from result_aggregator_service.api.problems import bad_input
 from result_aggregator_service.contracts.enums import CLIENT_STATUS, BatchClientStatus, BatchStatus
 from result_aggregator_service.contracts.fields import MAX_ID_LENGTH
 from result_aggregator_service.storage.batch_reader import Position

@@ -32,7 +32,7 @@ from result_aggregator_service.domain.batch import (
 )
 from result_aggregator_service.domain.facets import ErrorDetail, PhaseOutcome, PipelineEnd
 from result_aggregator_service.domain.tally import BatchTally, error_count, last_updated, processing_started_at
-from result_aggregator_service.storage.projection_repository import StoredBatch
+from result_aggregator_service.storage.stored_facts import StoredBatch
 
 #: Raised whenever the same facts give another answer, so that no client and no cache goes on with the older form.
 REPRESENTATION = 2

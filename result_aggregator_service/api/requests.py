@@ -2,34 +2,39 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
+from typing import Any
 
 import structlog
 
 from result_aggregator_service.api.auth import authenticate, is_protected
 from result_aggregator_service.api.call import Call
-from result_aggregator_service.api.errors import too_slow
+from result_aggregator_service.api.problems import too_slow
 from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.observability.tracing import Tracing
 from result_aggregator_service.settings import Settings
 
 UNMATCHED = "unmatched"
+UNREAD = "unread"
 UNAUTHENTICATED = "unauthenticated"
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _MAX_LOGGED_PATH = 512
-# Probes ask every few seconds; their successes are no news.
-_QUIET = frozenset({"get_liveness", "get_readiness", "get_health", "get_metrics"})
+# Probes and the operator's page ask every few seconds; their successes are no news.
+_QUIET = frozenset({"get_liveness", "get_readiness", "get_health", "get_metrics", "get_operators_history"})
 
 log = structlog.get_logger(__name__)
 
 
 class Gate:
-    """Where every request comes in and goes out."""
+    """Where every request comes in and goes out; `routes` are the templates of the endpoints' paths."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, tracing: Tracing, routes: Mapping[str, str]) -> None:
         self.settings = settings
+        self.tracing = tracing
+        self._routes = routes
         # To find a metric's child again takes ten times as long as to count with it.
         self._requests = cache(metrics.api_requests.labels)
         self._durations = cache(metrics.api_request_duration.labels)
@@ -62,7 +67,7 @@ class Gate:
             raise
 
     def finish(self, call: Call, endpoint: str, status_code: int) -> None:
-        """Count and log a request that is about to be answered."""
+        """Count and log a request that is about to be answered, and note the answer in its span."""
         seconds, problem = time.perf_counter() - call.started, call.problem
         method = call.method if call.method in _METHODS else "OTHER"
         self._requests(endpoint, method, status_code).inc()
@@ -73,14 +78,18 @@ class Gate:
             self._key_uses(str(call.key_place)).inc()
         if problem is not None:
             self._errors(endpoint, problem.error).inc()
-        level = "debug" if endpoint in _QUIET and status_code < 400 else "info"
-        getattr(log, level)(
-            "request",
-            endpoint=endpoint,
-            method=call.method[:16],
-            path=call.path[:_MAX_LOGGED_PATH],
-            status_code=status_code,
-            duration_ms=round(seconds * 1000, 1),
-            service_id=call.service_id,
-            **({"error": problem.error} if problem is not None else {}),
-        )
+        call.span.answered(self._routes.get(endpoint), status_code)
+        told: dict[str, Any] = {
+            "endpoint": endpoint,
+            "method": call.method[:16],
+            "path": call.path[:_MAX_LOGGED_PATH],
+            "status_code": status_code,
+            "duration_ms": round(seconds * 1000, 1),
+            "service_id": call.service_id,
+        }
+        if problem is not None:
+            told["error"] = problem.error
+        if endpoint in _QUIET and status_code < 400:
+            log.debug("request", **told)
+        else:
+            log.info("request", **told)

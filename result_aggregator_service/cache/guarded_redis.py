@@ -4,8 +4,8 @@ Nothing that the service promises may depend on a call being made: callers go on
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from types import TracebackType
 from typing import TypeVar
 
 import structlog
@@ -14,6 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from result_aggregator_service.observability.logging import first_line
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.resilience.circuit_breaker import BreakerState, CircuitBreaker
 from result_aggregator_service.settings import Settings
@@ -67,6 +68,7 @@ class GuardedRedis:
         self._seconds_open = seconds_open
         self._probing = False
         self._breaker_opened = False
+        self._last_failure = ""
         self._breaker = CircuitBreaker(seconds_open=seconds_open, on_change=self._breaker_changed)
 
     async def call(
@@ -82,7 +84,7 @@ class GuardedRedis:
         probing = self._breaker.state is BreakerState.HALF_OPEN and not self._probing
         self._probing = self._probing or probing
         try:
-            async with _time_limit(self._timeout_seconds):
+            async with _TimeLimit(self._timeout_seconds):
                 answer = await command(self._client)
         except ResponseError as error:
             self._breaker.succeeded()
@@ -91,6 +93,7 @@ class GuardedRedis:
             self._metrics.cache_errors.labels(operation).inc()
             # An open breaker is passed by writers only; what they meet must not keep it open for longer.
             if self._breaker.state is not BreakerState.OPEN:
+                self._last_failure = first_line(error)
                 self._breaker.failed()
             raise RedisUnavailableError(f"{operation}: {type(error).__name__}: {error}") from error
         finally:
@@ -111,32 +114,37 @@ class GuardedRedis:
     def _breaker_changed(self, state: BreakerState) -> None:
         self._metrics.circuit_breaker_state.labels("redis").set(state)
         if state is BreakerState.OPEN:
-            log.warning("redis_left_alone", seconds=self._seconds_open)
+            log.warning("redis_left_alone", error=self._last_failure, seconds=self._seconds_open)
         elif state is BreakerState.CLOSED and self._breaker_opened:
             log.info("redis_in_use_again")
         self._breaker_opened = state is not BreakerState.CLOSED
 
 
-@asynccontextmanager
-async def _time_limit(seconds: float) -> AsyncIterator[None]:
+class _TimeLimit:
     """Like `asyncio.timeout`, but what has arrived while the loop was busy with other things is still taken.
 
     Such a loop finds an answer and the end of the waiting time in one turn, and needs some more to pass the answer on.
-    In an idle loop those turns take no time.
+    In an idle loop those turns take no time. Nothing of it refers to itself once it is over: there is one for each
+    call, and the garbage collector holds the loop for as long as it looks for them.
     """
-    loop = asyncio.get_running_loop()
-    handle: asyncio.Handle
-    async with asyncio.timeout(None) as limit:
 
-        def run_out(turns_left: int) -> None:
-            nonlocal handle
-            if turns_left:
-                handle = loop.call_soon(run_out, turns_left - 1)
-            else:
-                limit.reschedule(loop.time())
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._limit = asyncio.timeout(None)
 
-        handle = loop.call_later(seconds, run_out, _LAST_TURNS)
-        try:
-            yield
-        finally:
-            handle.cancel()
+    async def __aenter__(self) -> None:
+        await self._limit.__aenter__()
+        self._handle: asyncio.Handle = self._loop.call_later(self._seconds, self._run_out, _LAST_TURNS)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._handle.cancel()
+        await self._limit.__aexit__(kind, error, traceback)
+
+    def _run_out(self, turns_left: int) -> None:
+        if turns_left:
+            self._handle = self._loop.call_soon(self._run_out, turns_left - 1)
+        else:
+            self._limit.reschedule(self._loop.time())

@@ -52,13 +52,12 @@ _FAILED = (RowState.RETRYING, RowState.PARKED)
 
 # The relay holds it as a session lock. Taken for a transaction, it keeps a relay from being elected until its end.
 _KEEP_RELAYS_OUT = text("SELECT pg_try_advisory_xact_lock(:lock)")
-_RELAY_IS_ELECTED = text(
-    """
+RELAY_IS_ELECTED = f"""
     SELECT EXISTS (
         SELECT FROM pg_locks JOIN pg_database d ON d.oid = database AND d.datname = current_database()
-        WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND (classid::bigint << 32 | objid::bigint) = :lock)
-    """
-)
+        WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+        AND (classid::bigint << 32 | objid::bigint) = {ELECTION_LOCK})
+"""
 
 
 def _filters(states: Sequence[RowState]) -> Callable[[Command], Command]:
@@ -208,7 +207,7 @@ async def stats(as_json: bool) -> int:
         async with database.snapshot() as session:
             counts = await manager.counts(session)
             published = await manager.published(session)
-            relay_is_elected = bool(await session.scalar(_RELAY_IS_ELECTED, {"lock": ELECTION_LOCK}))
+            relay_is_elected = bool(await session.scalar(text(RELAY_IS_ELECTED)))
     states = Counter({state.value: 0 for state in UNPUBLISHED} | {RowState.PUBLISHED.value: published})
     for count in counts:
         states[count.state] += count.rows

@@ -14,17 +14,20 @@ from functools import partial
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
+from structlog.contextvars import bound_contextvars
 
+from result_aggregator_service.consumer.causes import of_one, traceparents
 from result_aggregator_service.consumer.group_lag import Standing
 from result_aggregator_service.consumer.intake import Intake
+from result_aggregator_service.consumer.offset_commits import AbandonedError, OffsetCommits
 from result_aggregator_service.consumer.poll_handler import PollHandler
 from result_aggregator_service.consumer.stopping import stop_consumer
 from result_aggregator_service.consumer.topics_setup import create_missing_topics
 from result_aggregator_service.contracts.topics import CONSUMED
-from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.heartbeat import Heartbeat
 from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.observability.tracing import NO_TRACING, Tracing
 from result_aggregator_service.projection.projector import KafkaRecord, Poll
 from result_aggregator_service.resilience.backoff import backoff
 from result_aggregator_service.settings import Settings
@@ -33,8 +36,9 @@ _log = structlog.get_logger(__name__)
 
 _FETCH_MAX_WAIT_MS = 500
 FETCH_BYTES_PER_PARTITION = 512 * 1024
+_FETCH_BYTES = 16 * 1024 * 1024  # taken apart at once, at about 1 ms for each MiB; a larger message comes by itself
 _SECONDS_TO_FINISH_A_POLL = 15.0
-_SECONDS_TO_COMMIT = 5.0
+_SECONDS_TO_END_A_TAKE = 2.0
 _SECONDS_BETWEEN_LAGS = 1.0  # to look at every partition costs as much as some messages do
 _SECONDS_TO_JOIN = 90.0  # other members may take their time to let go; still less than makes a wedged loop
 
@@ -49,17 +53,16 @@ class _Taken:
     at: float
 
 
-class AbandonedError(Exception):
-    """The poll at hand belongs to another member now; what was not committed will be delivered again."""
-
-
 class Consumer:
     """Polls Kafka and has each poll projected; `run` ends only after `stop`."""
 
-    def __init__(self, settings: Settings, handler: PollHandler, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, handler: PollHandler, metrics: Metrics, tracing: Tracing = NO_TRACING
+    ) -> None:
         self._settings = settings
         self._handler = handler
         self._metrics = metrics
+        self._tracing = tracing
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -67,11 +70,12 @@ class Consumer:
         self._revoking = False
         self._intake = Intake(settings.kafka_max_poll_records)
         self._ahead: asyncio.Task[_Taken] | None = None
-        self._handled: dict[TopicPartition, int] = {}
         self._lag_noted_at = -_SECONDS_BETWEEN_LAGS
         self._member: AIOKafkaConsumer | None = None
         self._saturated = False
+        self._commits_at_telling = 0
         self.heartbeat = Heartbeat()
+        self._commits = OffsetCommits(metrics, self.heartbeat, self._stopping)
 
     def stop(self) -> None:
         """Ask `run` to finish the poll at hand, leave the group and end."""
@@ -83,13 +87,14 @@ class Consumer:
         Messages in this member's partitions, of which none is handled from one telling to the next, are work without
         progress. Where it handles one full poll after the other, those of other partitions come first for a while.
         """
-        saturated, self._saturated = self._saturated, False
+        saturated = self._saturated and self._commits.times > self._commits_at_telling
+        self._saturated, self._commits_at_telling = False, self._commits.times
         assignment = None if self._member is None else self._member._subscription.subscription.assignment
         if saturated or assignment is None:
             self.heartbeat.has_work({})
             return
         # With no poll at hand, what lies between commit and position is no message: the end of a transaction, say.
-        is_idle = self._idle.is_set() and self._ahead is None and not self._intake
+        is_idle = self._idle.is_set() and not (self._ahead or self._intake or self._commits.is_under_way)
         positions = assignment.all_consumed_offsets() if is_idle else {}
         reached = {partition: position.offset for partition, position in positions.items()}
         behind = {
@@ -139,6 +144,7 @@ class Consumer:
             max_poll_interval_ms=settings.kafka_max_poll_interval_ms,
             rebalance_timeout_ms=max(settings.kafka_session_timeout_ms, 60_000),
             max_partition_fetch_bytes=FETCH_BYTES_PER_PARTITION,
+            fetch_max_bytes=_FETCH_BYTES,
             fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
             metadata_max_age_ms=30_000,
         )
@@ -160,12 +166,22 @@ class Consumer:
                 self.heartbeat.beat("polling")
                 taken = await (self._ahead or self._take(consumer))
                 self._ahead = None
-                if taken.records and not self._revoking and taken.generation == self._generation:
-                    await self._handle_taken(consumer, taken)
+                try:
+                    if not taken.records:
+                        await self._commits.done()
+                    elif not self._revoking and taken.generation == self._generation:
+                        await self._handle_taken(consumer, taken)
+                except AbandonedError as reason:
+                    self._metrics.consumer_errors.inc()
+                    _log.warning("poll_abandoned", reason=str(reason))
+                    await self._take_no_more()
+                    self._rewind(consumer)
                 if not taken.records or time.monotonic() - self._lag_noted_at >= _SECONDS_BETWEEN_LAGS:
                     await self._note_lag(consumer)
+                await asyncio.sleep(0)  # neither a poll taken ahead nor the lag has to wait for anything
         finally:
             await self._take_no_more()
+            await self._commits.settle()
 
     async def _take(self, consumer: AIOKafkaConsumer) -> _Taken:
         # In a rebalance that does not end, because the broker is gone say, aiokafka waits without end.
@@ -175,9 +191,13 @@ class Consumer:
         return _Taken(records, await self._handler.decode(records), generation, at)
 
     async def _take_no_more(self) -> None:
-        """Give up the poll that is being taken ahead."""
+        """Give up the poll that is being taken ahead: if it can be, by its own end.
+
+        A `getmany` that is cancelled aiokafka takes for one that goes on, and then its member for one that lives.
+        """
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
+            await asyncio.wait((ahead,), timeout=_SECONDS_TO_END_A_TAKE)
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
 
@@ -189,18 +209,15 @@ class Consumer:
             # it holds all that has come meanwhile.
             self._ahead = asyncio.create_task(self._take(consumer))
         try:
-            await self._handle(consumer, taken)
+            topics = (record.topic for record in taken.records)
+            with bound_contextvars(**of_one(taken.poll)), self._tracing.poll(topics, traceparents(taken.poll)):
+                await self._handle(consumer, taken)
             self._saturated = is_full
-        except AbandonedError as reason:
-            self._metrics.consumer_errors.inc()
-            _log.warning("poll_abandoned", reason=str(reason))
-            await self._take_no_more()
-            self._rewind(consumer)
         finally:
             self._idle.set()
 
     async def _handle(self, consumer: AIOKafkaConsumer, taken: _Taken) -> None:
-        """Have a poll handled, then commit its offsets.
+        """Have a poll handled, then begin to commit its offsets.
 
         Raises:
             AbandonedError: the partitions are another's now, or the service stops.
@@ -209,10 +226,19 @@ class Consumer:
         try:
             async with self._showing_life(consumer, taken.generation):
                 handled = await self._handler.handle_poll(taken.poll, wait)
-                await self._commit(consumer, taken)
+                if taken.generation != self._generation:
+                    raise AbandonedError("the group was rebalanced")
+                await self._commits.begin(consumer, _ends(taken.records))
         finally:
             self._metrics.message_processing_duration.observe(time.monotonic() - taken.at)
-        _log.info("poll_projected", folded=handled.folded, duplicates=handled.duplicates, quarantined=len(handled.bad))
+        about = {"batch_id": next(iter(handled.batch_ids))} if len(handled.batch_ids) == 1 else {}
+        _log.info(
+            "poll_projected",
+            folded=handled.folded,
+            duplicates=handled.duplicates,
+            quarantined=len(handled.bad),
+            **about,
+        )
 
     async def _wait_for_postgresql(self, generation: int, seconds: float) -> None:
         self.heartbeat.waits_for("PostgreSQL")
@@ -249,37 +275,10 @@ class Consumer:
         if self._revoking or generation != self._generation:
             raise AbandonedError("the group was rebalanced")
 
-    async def _commit(self, consumer: AIOKafkaConsumer, taken: _Taken) -> None:
-        """Commit exactly what was handled."""
-        ends = {(record.topic, record.partition): record.offset + 1 for record in taken.records}
-        offsets = {TopicPartition(*partition): end for partition, end in ends.items()}
-        waits = backoff(0.1, 5.0)
-        while True:
-            if taken.generation != self._generation:
-                raise AbandonedError("the group was rebalanced")
-            try:
-                # While no broker answers, aiokafka looks for the group's coordinator without end.
-                async with asyncio.timeout(_SECONDS_TO_COMMIT):
-                    failpoint(Failpoint.OFFSETS_COMMIT_BEFORE)
-                    await consumer.commit(offsets)
-                    failpoint(Failpoint.OFFSETS_COMMIT_AFTER)
-            except (CommitFailedError, IllegalStateError) as error:
-                raise AbandonedError(str(error) or type(error).__name__) from None
-            except (KafkaError, TimeoutError) as error:
-                self._metrics.consumer_errors.inc()
-                self.heartbeat.waits_for("Kafka")
-                _log.warning("offset_commit_failed", error=str(error) or type(error).__name__)
-                await self._sleep(next(waits))
-                if self._stopping.is_set():
-                    raise AbandonedError("the service stops while Kafka is away") from None
-            else:
-                self._handled |= offsets
-                return
-
     def _rewind(self, consumer: AIOKafkaConsumer) -> None:
         """Where the group has not taken the partitions away, read again all that was read and not handled."""
         for partition in consumer.assignment() & self._intake.begun.keys():
-            consumer.seek(partition, self._handled.get(partition, self._intake.begun[partition]))
+            consumer.seek(partition, self._commits.committed.get(partition, self._intake.begun[partition]))
         self._intake.forget()
 
     async def _note_lag(self, consumer: AIOKafkaConsumer) -> None:
@@ -288,7 +287,7 @@ class Consumer:
             try:
                 highwater = consumer.highwater(partition)
                 if highwater is not None:
-                    handled = self._handled.get(partition, self._intake.begun.get(partition))
+                    handled = self._commits.committed.get(partition, self._intake.begun.get(partition))
                     if handled is None:
                         handled = await consumer.position(partition)
                     lag = self._metrics.consumer_lag.labels(partition.topic, str(partition.partition))
@@ -301,6 +300,7 @@ class Consumer:
         self._revoking = True
         try:
             await asyncio.wait_for(self._idle.wait(), _SECONDS_TO_FINISH_A_POLL)
+            await self._commits.settle()
         except TimeoutError:
             _log.warning("poll_outlived_rebalance", seconds=_SECONDS_TO_FINISH_A_POLL)
         finally:
@@ -310,7 +310,7 @@ class Consumer:
     def _forget_assignment(self) -> None:
         self._generation += 1
         self._intake.forget()
-        self._handled.clear()
+        self._commits.forget()
         self.heartbeat.has_work({})
         self._metrics.consumer_lag.clear()
 
@@ -349,6 +349,12 @@ class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
                 "out by turns until each replica has one of its own",
             )
         self._generation, self._member_id = generation, member_id
+
+
+def _ends(records: Sequence[KafkaRecord]) -> dict[TopicPartition, int]:
+    """The offsets to commit once exactly these records are handled."""
+    ends = {(record.topic, record.partition): record.offset + 1 for record in records}
+    return {TopicPartition(*partition): end for partition, end in ends.items()}
 
 
 async def _is_set_within(seconds: float, event: asyncio.Event) -> bool:

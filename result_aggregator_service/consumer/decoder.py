@@ -86,7 +86,7 @@ class Decoder:
             record.topic,
             envelope.source_service,
             envelope.correlation_id,
-            _traceparent(record.headers, envelope.metadata),
+            traceparent_of(record.headers, envelope.metadata),
             envelope.data,
         )
 
@@ -147,7 +147,7 @@ def _invalid(error: ValidationError) -> InvalidMessageError:
     return InvalidMessageError(InvalidReason.NOT_JSON if no_json else InvalidReason.WRONG_SCHEMA, detail)
 
 
-def _traceparent(headers: Sequence[tuple[str, bytes | None]], metadata: dict[str, object] | None) -> str | None:
+def traceparent_of(headers: Sequence[tuple[str, bytes | None]], metadata: dict[str, object] | None) -> str | None:
     """The W3C trace context, from the headers or else the metadata; a malformed one is none."""
     for name, value in headers:
         if name == "traceparent" and value is not None:

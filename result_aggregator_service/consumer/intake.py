@@ -16,8 +16,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from result_aggregator_service.projection.projector import KafkaRecord
 
 _POLL_TIMEOUT_MS = 500
-_COMPARED_OF_A_PARTITION = 100
-_COMPARED_BYTES_OF_A_PARTITION = 128 * 1024
+# What is at hand to compare, of all partitions together. Of one it has to last for its share of a poll, which may be
+# four times an even one, and for that of the next while more is fetched.
+_POLLS_AT_HAND = 8
+_BYTES_AT_HAND = 12 * 1024 * 1024
 
 
 class Intake:
@@ -45,9 +47,12 @@ class Intake:
                 taken = list(chain.from_iterable(self._unread.values()))
                 self._unread.clear()
                 return taken
-        for partition in filter(self._is_short_of, consumer.assignment()):
-            await self._read(consumer, partition, timeout_ms=0, max_records=_COMPARED_OF_A_PARTITION)
-            await asyncio.sleep(0)
+        partitions = consumer.assignment()
+        for partition in partitions:
+            records = max(_POLLS_AT_HAND * self._limit // len(partitions), 1)
+            if self._is_short_of(partition, records, _BYTES_AT_HAND // len(partitions)):
+                await self._read(consumer, partition, timeout_ms=0, max_records=records)
+                await asyncio.sleep(0)
         if (missing := self._missing()) > 0:
             await self._read(consumer, timeout_ms=0, max_records=missing)
         return self._oldest()
@@ -56,13 +61,10 @@ class Intake:
         """How many more are needed for a full poll."""
         return self._limit - sum(map(len, self._unread.values()))
 
-    def _is_short_of(self, partition: TopicPartition) -> bool:
+    def _is_short_of(self, partition: TopicPartition, records: int, size: int) -> bool:
         """Whether more of it should be at hand to compare with the others; large messages are not piled up for that."""
         unread = self._unread.get(partition, ())
-        return (
-            len(unread) < _COMPARED_OF_A_PARTITION
-            and sum(len(record.value or b"") for record in unread) < _COMPARED_BYTES_OF_A_PARTITION
-        )
+        return len(unread) < records and sum(len(record.value or b"") for record in unread) < size
 
     async def _read(self, consumer: AIOKafkaConsumer, *partitions: TopicPartition, **options: int) -> None:
         for partition, records in (await consumer.getmany(*partitions, **options)).items():

@@ -9,15 +9,19 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter
 from typing import Protocol, TypeVar
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from result_aggregator_service.cache.poison_pills import PoisonPills
+from result_aggregator_service.consumer.causes import of_bad, of_one
 from result_aggregator_service.consumer.decoder import Decoder, InvalidMessageError, InvalidReason
 from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.observability.logging import first_line
 from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.observability.tracing import NO_TRACING, Tracing
 from result_aggregator_service.projection.projector import KafkaRecord, Message, Poll, Projected, Projector, bad_message
 from result_aggregator_service.resilience.backoff import backoff
 from result_aggregator_service.resilience.circuit_breaker import CircuitBreaker
@@ -27,7 +31,7 @@ from result_aggregator_service.storage.quarantine import BadMessage
 
 _log = structlog.get_logger(__name__)
 
-_DECODE_SLICE = 50
+_DECODE_SECONDS = 0.004  # of one turn; messages differ by a thousand times in what they take
 _LONGEST_BACKOFF_SECONDS = 2.0
 _LONGEST_WAIT_SECONDS = 10.0
 
@@ -45,12 +49,13 @@ class CacheInvalidator(Protocol):
 
 @dataclass
 class Handled:
-    """What came of a poll: messages folded, those of them that had been before, duplicates, and the bad ones."""
+    """What came of a poll: messages folded, those of them that had been before, duplicates, the bad ones; whose."""
 
     folded: int = 0
     folded_again: int = 0
     duplicates: int = 0
     bad: list[BadMessage] = field(default_factory=list)
+    batch_ids: set[str] = field(default_factory=set)
 
 
 class PollHandler:
@@ -64,6 +69,7 @@ class PollHandler:
         poison_pills: PoisonPills,
         metrics: Metrics,
         breaker: CircuitBreaker,
+        tracing: Tracing = NO_TRACING,
         *,
         raise_on_deserialization_error: bool = False,
     ) -> None:
@@ -73,6 +79,7 @@ class PollHandler:
         self._poison_pills = poison_pills
         self._metrics = metrics
         self._breaker = breaker
+        self._tracing = tracing
         self._raise_on_deserialization_error = raise_on_deserialization_error
 
     async def handle(self, records: Iterable[KafkaRecord], wait: Wait, *, again: bool = False) -> Handled:
@@ -93,27 +100,33 @@ class PollHandler:
         parts = deque([poll])
         while parts:
             part = parts.popleft()
-            try:
-                projected = await self.retried(wait, "project", partial(self._projector.project, part, again=again))
-            except RefusedContentError as refused:
-                _log.warning("poll_refused", messages=len(part), error=first_line(refused.__cause__))
-                parts.extendleft(reversed(_narrowed(part, refused)))
-                continue
-            if projected.touched.batch_ids or projected.touched.user_ids:
-                failpoint(Failpoint.CACHE_INVALIDATE_BEFORE)
-                await self.retried(wait, "invalidate", partial(self._invalidator.invalidate, projected.touched))
-                failpoint(Failpoint.CACHE_INVALIDATE_AFTER)
-            for message in part.bad:
-                await self._poison_pills.store(message)
-            self._count(projected, part.bad)
-            handled.folded += len(projected.folded)
-            handled.folded_again += projected.folded_again
-            handled.duplicates += len(projected.duplicates)
-            handled.bad += part.bad
+            with bound_contextvars(**of_one(part)):
+                try:
+                    projected = await self.retried(wait, "project", partial(self._project, part, again))
+                except RefusedContentError as refused:
+                    _log.warning("poll_refused", messages=len(part), error=first_line(refused.__cause__))
+                    parts.extendleft(reversed(_narrowed(part, refused)))
+                    continue
+                if projected.touched.batch_ids or projected.touched.user_ids:
+                    failpoint(Failpoint.CACHE_INVALIDATE_BEFORE)
+                    await self.retried(wait, "invalidate", partial(self._invalidator.invalidate, projected.touched))
+                    failpoint(Failpoint.CACHE_INVALIDATE_AFTER)
+                for message in part.bad:
+                    await self._poison_pills.store(message)
+                self._count(projected, part.bad)
+                handled.folded += len(projected.folded)
+                handled.folded_again += projected.folded_again
+                handled.duplicates += len(projected.duplicates)
+                handled.bad += part.bad
+                handled.batch_ids |= projected.touched.batch_ids
         return handled
 
+    async def _project(self, part: Poll, again: bool) -> Projected:
+        with self._tracing.transaction("project"):
+            return await self._projector.project(part, again=again)
+
     async def decode(self, records: Iterable[KafkaRecord]) -> Poll:
-        """Decode a poll, in slices between which the loop can answer requests.
+        """Decode a poll, in turns between which the loop can answer requests.
 
         Raises:
             InvalidMessageError: a message is bad, and RAISE_ON_DESERIALIZATION_ERROR is set.
@@ -121,15 +134,17 @@ class PollHandler:
         failpoint(Failpoint.POLL_DECODE_BEFORE)
         messages: list[Message] = []
         bad: list[BadMessage] = []
-        for number, record in enumerate(records, start=1):
+        turn_ends = perf_counter() + _DECODE_SECONDS
+        for record in records:
             try:
                 messages.append(Message(self._decoder.decode(record), record))
             except InvalidMessageError as invalid:
                 if self._raise_on_deserialization_error:
                     raise
                 bad.append(bad_message(record, invalid.reason, invalid.detail))
-            if number % _DECODE_SLICE == 0:
+            if perf_counter() > turn_ends:
                 await asyncio.sleep(0)
+                turn_ends = perf_counter() + _DECODE_SECONDS
         failpoint(Failpoint.POLL_DECODE_AFTER)
         return Poll(messages, bad)
 
@@ -173,14 +188,8 @@ class PollHandler:
         for message in bad:
             self._metrics.messages_processed.labels(message.topic, "quarantined").inc()
             self._metrics.invalid_messages.labels(message.topic, message.error_type).inc()
-            _log.warning(
-                "message_quarantined",
-                topic=message.topic,
-                partition=message.partition,
-                offset=message.offset,
-                error_type=message.error_type,
-                error=message.error[:500],
-            )
+            with bound_contextvars(**of_bad(message)):
+                _log.warning("message_quarantined", error_type=message.error_type, error=message.error[:500])
 
 
 class RefusedContentError(Exception):

@@ -7,6 +7,7 @@ count, nor does time in which nobody ticked.
 
 import asyncio
 import contextlib
+import math
 from datetime import datetime, timedelta
 
 import structlog
@@ -96,10 +97,12 @@ class GraceKeeper:
                     while not self._stopping.is_set():
                         standings = await group_lag.standings()
                         self._consumer.hear_of_group(standings)
+                        self._metrics.consumer_group_lag.set(sum(standing.lag for standing in standings.values()))
                         await self._turn(max(standing.lag for standing in standings.values()))
                         await self._sleep()
             except (KafkaError, OSError, TimeoutError) as error:
                 self._consumer.hear_of_group({})
+                self._metrics.consumer_group_lag.set(math.nan)
                 self._note(f"the group's lag is not known: {str(error) or type(error).__name__}")
             self.heartbeat.waits_for("Kafka")
             await self._sleep()

@@ -8,7 +8,7 @@ import structlog
 from result_aggregator_service.cache.cache_manager import CacheManager
 from result_aggregator_service.heartbeat import Heartbeat
 from result_aggregator_service.observability.logging import first_line
-from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.observability.metrics import BAD_IN_THESE_WAYS, Metrics
 from result_aggregator_service.publishing.outbox_manager import OutboxManager
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import Database
@@ -106,7 +106,10 @@ class Housekeeper:
         async with self._database.snapshot() as session:
             outbox = await self._outbox.statistics(session)
             self._metrics.pending_invalidations.set(await self._pending.count(session))
-            self._metrics.quarantine_size.set(await self._quarantine.size(session))
+            quarantined = await self._quarantine.sizes(session)
+        self._metrics.quarantine_size.set(sum(quarantined.values()))
+        for error_type in BAD_IN_THESE_WAYS:
+            self._metrics.quarantine_messages.labels(error_type).set(quarantined.get(error_type, 0))
         self._metrics.outbox_depth.set(outbox.depth)
         self._metrics.outbox_parked.set(outbox.parked)
         self._metrics.outbox_oldest_age.set(outbox.oldest_seconds)

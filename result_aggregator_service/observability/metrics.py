@@ -1,10 +1,51 @@
-"""Every metric of the service. Label values are bounded: never an id, never a raw path."""
+"""Every metric of the service. Label values are bounded: never an id, never a raw path.
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+Samples of counters with few possible labels are there from the start: an alert on a rate sees the first of each.
+"""
+
+import math
+from collections.abc import Iterable
+from itertools import product
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from result_aggregator_service import __version__
+from result_aggregator_service.contracts.enums import Phase
+from result_aggregator_service.contracts.topics import CONSUMED, PUBLISHED
+
+# When each sample began is a third of a scrape's text, which the event loop has to write, and nothing reads it.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _LAG = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+
+_CACHE_TYPES = ("batch_status", "user_batches")
+_CACHE_OPERATIONS = ("read", "store", "invalidate", "seen", "mark", "poison_pill")
+_WRITES = ("project", "invalidate")
+_READS = ("read_batch", "read_batch_version", "read_user_batches", "read_user_batches_versions")
+_BREAKERS = ("kafka", "postgres", "redis")
+_LOOPS = ("consumer", "grace", "relay", "housekeeping")
+#: As `InvalidReason` of the consumer, which stands above this module, has them.
+BAD_IN_THESE_WAYS = (
+    "null_value",
+    "too_large",
+    "not_utf8",
+    "not_json",
+    "wrong_schema",
+    "wrong_topic",
+    "rejected_by_database",
+    "unprocessable",
+)
 
 
 class Metrics:
@@ -65,12 +106,24 @@ class Metrics:
             ["topic", "partition"],
             registry=registry,
         )
+        self.consumer_group_lag = Gauge(
+            "ras_consumer_group_lag",
+            "Messages not yet folded by the whole group; NaN while that is not known.",
+            registry=registry,
+        )
+        self.consumer_group_lag.set(math.nan)
         self.group_caught_up = Gauge(
             "ras_consumer_group_caught_up",
             "1 while no partition of the group lags by more than a poll; the clock of grace runs only then.",
             registry=registry,
         )
         self.quarantine_size = Gauge("ras_quarantine_size", "Messages in quarantine.", registry=registry)
+        self.quarantine_messages = Gauge(
+            "ras_quarantine_messages",
+            "Messages in quarantine, by what is bad with them.",
+            ["error_type"],
+            registry=registry,
+        )
 
         # the read model
         self.batches_aggregated = Counter("ras_batches_aggregated", "Batches that became finished.", registry=registry)
@@ -146,7 +199,10 @@ class Metrics:
             "ras_circuit_breaker_state", "0 closed, 1 half open, 2 open.", ["breaker"], registry=registry
         )
         self.dependency_up = Gauge(
-            "ras_dependency_up", "1 if it was there when a probe last asked.", ["dependency"], registry=registry
+            "ras_dependency_up",
+            "1 if it was there when it was last asked: every five seconds, and by each probe.",
+            ["dependency"],
+            registry=registry,
         )
         self.loop_ok = Gauge(
             "ras_loop_ok", "1 while a background loop lives and gets on with its work.", ["loop"], registry=registry
@@ -163,3 +219,35 @@ class Metrics:
         self.event_loop_lag_max = Gauge(
             "ras_event_loop_lag_max_seconds", "The longest of these lags since the last scrape.", registry=registry
         )
+        self.build_info = Gauge("ras_build_info", "Always 1, of the version that runs.", ["version"], registry=registry)
+        self.build_info.labels(__version__).set(1)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make the samples that have to be there before there is anything to count."""
+        _all(self.messages_processed, CONSUMED, ("folded", "duplicate", "quarantined"))
+        _all(self.quarantine_messages, BAD_IN_THESE_WAYS)
+        _all(self.essays_aggregated, Phase)
+        _all(self.db_operations, _WRITES, ("done", "failed"))
+        _all(self.db_operations, _READS, ("success", "error"))
+        _all(self.cache_hits, _CACHE_TYPES)
+        _all(self.cache_misses, _CACHE_TYPES)
+        _all(self.cache_errors, _CACHE_OPERATIONS)
+        _all(self.cache_refreshes, _CACHE_TYPES, ("stored", "not_stored", "failed"))
+        _all(self.cache_samples, _CACHE_TYPES, ("match", "overtaken", "mismatch", "failed"))
+        _all(self.events_published, PUBLISHED, ("published", "refused", "parked"))
+        _all(self.outbox_retries, PUBLISHED)
+        _all(self.notification_projections, ("projected", "already_announced"))
+        _all(self.circuit_breaker_state, _BREAKERS)
+        _all(self.task_deaths, (*_LOOPS, "database gate", "event loop lag", "group members", "operator's page"))
+
+
+def tell_of_process(metrics: Metrics) -> None:
+    """Add what there is to know of any process: memory, CPU, open files, garbage collection. Once for each registry."""
+    ProcessCollector(registry=metrics.registry)
+    GCCollector(registry=metrics.registry)
+
+
+def _all(metric: Counter | Gauge, *values: Iterable[Any]) -> None:
+    for labels in product(*values):
+        metric.labels(*labels)

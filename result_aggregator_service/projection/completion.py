@@ -3,6 +3,7 @@
 Invariant: whatever order messages come in, the transaction that makes a batch finished is the one that announces it.
 """
 
+import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -23,14 +24,12 @@ from result_aggregator_service.domain.batch import (
 from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.publishing.event_publisher import EventPublisher
-from result_aggregator_service.storage.projection_repository import (
-    Judgement,
-    ProjectionRepository,
-    StoredBatch,
-    Touched,
-)
+from result_aggregator_service.storage.projection_repository import ProjectionRepository, Touched
 from result_aggregator_service.storage.session import WriteSession
+from result_aggregator_service.storage.stored_facts import Judgement, StoredBatch
 from result_aggregator_service.storage.tallies import tallies_of
+
+_JUDGED_SLICE = 20
 
 
 class Completion:
@@ -73,7 +72,9 @@ class Completion:
 
         judgements: list[Judgement] = []
         results: list[_Results] = []
-        for batch_id, before in stored.items():
+        for number, (batch_id, before) in enumerate(stored.items()):
+            if number % _JUDGED_SLICE == 0:
+                await asyncio.sleep(0)
             tally = tallies[batch_id]
             batch = before.facts.with_(
                 has_results=tally.started_at is not None,

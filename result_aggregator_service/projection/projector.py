@@ -5,9 +5,10 @@ Invariant: when `project` returns, everything in the poll is durable, or is know
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from result_aggregator_service.contracts.enums import Phase
@@ -22,6 +23,8 @@ from result_aggregator_service.storage.quarantine import BadMessage, Quarantine
 from result_aggregator_service.storage.session import WriteSession
 
 _FOLD_SLICE = 100
+
+Done = TypeVar("Done")
 
 
 class SeenMarks(Protocol):
@@ -100,6 +103,27 @@ class Projected:
     results: Counter[Phase] = field(default_factory=Counter)
 
 
+def _firsts(messages: Sequence[Message], event_ids: set[UUID]) -> tuple[list[Event], list[Event]]:
+    """The first event of each of some ids, and all others."""
+    firsts: list[Event] = []
+    others: list[Event] = []
+    for event, _ in messages:
+        (firsts if event.clock.event_id in event_ids else others).append(event)
+        event_ids.discard(event.clock.event_id)
+    return firsts, others
+
+
+@asynccontextmanager
+async def _meanwhile(work: Coroutine[Any, Any, Done]) -> AsyncIterator[asyncio.Task[Done]]:
+    """Begin some work and go on beside it; when the block is left, it is done or given up."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 async def _folded(events: Sequence[Event]) -> Facts:
     """Fold events, in slices between which the loop can answer requests."""
     facts = Facts()
@@ -148,6 +172,9 @@ class Projector:
             failpoint(Failpoint.MARKS_WRITE_AFTER)
         return projected
 
+    async def _enter(self, session: WriteSession, entries: Mapping[UUID, InboxEntry]) -> set[UUID]:
+        return await self._inbox.enter(session, list(entries.values())) if entries else set()
+
     async def _fold(
         self,
         session: WriteSession,
@@ -165,19 +192,17 @@ class Projector:
         if not again:
             for event_id in await self._marks.seen(database_id, list(entries)):
                 del entries[event_id]
-        entered = await self._inbox.enter(session, list(entries.values())) if entries else set()
+        new, known = _firsts(messages, set(entries))
+        async with _meanwhile(self._enter(session, entries)) as entering:
+            facts = await _folded(new)
+            entered = await entering
         failpoint(Failpoint.STATEMENTS_INBOX_AFTER)
-        to_fold = set(entries) if again else entered
-        projected.folded_again = len(to_fold - entered)
-        for message in messages:
-            event_id = message.event.clock.event_id
-            if event_id in to_fold:
-                to_fold.discard(event_id)
-                projected.folded.append(message.event)
-            else:
-                projected.duplicates.append(message.event)
+        projected.folded_again = len(entries.keys() - entered) if again else 0
+        if not again and len(entered) < len(entries):
+            new, known = _firsts(messages, entered)
+            facts = await _folded(new)
+        projected.folded, projected.duplicates = new, known
         if projected.folded:
-            facts = await _folded(projected.folded)
             projected.results = results_by_phase(facts)
             projected.touched = await self._repository.store(session, facts)
             await self._completion.settle(session, projected.touched)

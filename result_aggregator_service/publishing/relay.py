@@ -8,9 +8,11 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 import structlog
 from aiokafka.errors import KafkaError
+from pydantic_core import from_json
 
 from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.heartbeat import Heartbeat
@@ -214,23 +216,31 @@ class Relay:
         errors = {row.id: f"{type(error).__name__}: {error}".replace("\x00", "") for row, error in refused.items()}
         parked = await queue.record_failures(errors, max_attempts=self._settings.outbox_max_attempts)
         for row in refused:
-            result = "parked" if row.id in parked else "refused"
-            self._count([row], result)
-            log = _log.error if row.id in parked else _log.warning
-            log(
-                f"outbox_row_{result}",
-                outbox_id=row.id,
-                topic=row.topic,
-                event_id=str(row.event_id),
-                attempts=row.retry_count + 1,
-                error=errors[row.id],
-            )
+            self._count([row], "parked" if row.id in parked else "refused")
+            attempts, error = row.retry_count + 1, errors[row.id][:500]
+            with structlog.contextvars.bound_contextvars(**_cause_of(row)):
+                if row.id in parked:
+                    _log.error("outbox_row_parked", outbox_id=row.id, topic=row.topic, attempts=attempts, error=error)
+                else:
+                    _log.warning(
+                        "outbox_row_refused", outbox_id=row.id, topic=row.topic, attempts=attempts, error=error
+                    )
 
     def _count(self, rows: Iterable[OutboxRow], result: str) -> None:
         for (topic, is_retry), number in Counter((row.topic, row.retry_count > 0) for row in rows).items():
             self._metrics.events_published.labels(topic, result).inc(number)
             if is_retry:
                 self._metrics.outbox_retries.labels(topic).inc(number)
+
+
+def _cause_of(row: OutboxRow) -> dict[str, Any]:
+    """What log lines about a row carry: its event, and what its envelope says of whom it is about, if it holds one."""
+    try:
+        envelope = from_json(row.event_data)
+        told = {"correlation_id": envelope["correlation_id"], "batch_id": envelope["data"]["batch_id"]}
+    except (ValueError, LookupError, TypeError):
+        told = {}
+    return {"event_id": str(row.event_id), **told}
 
 
 def _waits() -> Iterator[float]:

@@ -23,6 +23,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from pydantic_core import from_json
 
 from result_aggregator_service.failpoints import Failpoint, failpoint
+from result_aggregator_service.observability.tracing import NO_TRACING, Tracing
 from result_aggregator_service.publishing.outbox_queue import OutboxRow
 from result_aggregator_service.settings import Settings
 
@@ -59,6 +60,10 @@ class Sent:
         self._held_back.add((row.topic, row.event_key))
         if isinstance(error, UnknownTopicOrPartitionError):
             self._held_back.add(row.topic)  # each further try would wait for the topic again
+
+    def failure_of(self, rows: Sequence[OutboxRow]) -> BaseException | None:
+        """What is wrong with Kafka, else the first refusal of one of these rows."""
+        return self.trouble or next((self.refused[row] for row in rows if row in self.refused), None)
 
     def holds_back(self, row: OutboxRow) -> bool:
         """Whether the row is to wait for a later batch."""
@@ -111,8 +116,9 @@ class _Message(NamedTuple):
 class Sender:
     """An idempotent producer that is replaced when it may have gone bad. For one batch at a time."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracing: Tracing = NO_TRACING) -> None:
         self._settings = settings
+        self._tracing = tracing
         self._producer: AIOKafkaProducer | None = None
         self._partitioner = Partitioner()
 
@@ -120,7 +126,10 @@ class Sender:
         """Send rows and wait until Kafka has answered for each, or `OUTBOX_SEND_TIMEOUT_SECONDS` are over."""
         sent = Sent()
         for group in groups_of(rows):
-            await self._send(group, sent)
+            with self._tracing.send([row.topic for row in group], (row.traceparent for row in group)) as span:
+                await self._send(group, sent)
+                if (failure := sent.failure_of(group)) is not None:
+                    span.failed(failure)
             if sent.trouble is not None:
                 await self.drop_producer()
                 break

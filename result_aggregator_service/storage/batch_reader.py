@@ -25,22 +25,14 @@ from sqlalchemy import (
     tuple_,
 )
 
-from result_aggregator_service.contracts.enums import BatchStatus, Phase
-from result_aggregator_service.domain.batch import BatchFacts, EssayFacts
-from result_aggregator_service.domain.event import Clock
-from result_aggregator_service.domain.facets import (
-    Assignment,
-    CJVerdict,
-    Columns,
-    PhaseOutcome,
-    PipelineEnd,
-    Registration,
-)
+from result_aggregator_service.contracts.enums import BatchStatus
+from result_aggregator_service.domain.batch import EssayFacts
+from result_aggregator_service.domain.facets import Columns
 from result_aggregator_service.storage.essay_documents import JOIN_ESSAYS, facts_of
-from result_aggregator_service.storage.projection_repository import Judgement, StoredBatch
 from result_aggregator_service.storage.session import ReadSession
+from result_aggregator_service.storage.stored_facts import StoredBatch, batch_columns, batch_of
 from result_aggregator_service.storage.tables import batch_results
-from result_aggregator_service.storage.tallies import from_document, tallies_of
+from result_aggregator_service.storage.tallies import tallies_of
 
 _TEXTS = ARRAY(Text())
 _POSITION = (batch_results.c.created_at, batch_results.c.batch_id)
@@ -49,39 +41,18 @@ _VERSION = select(batch_results.c.version).where(
 )
 
 
-# Lists of essays, which grow with the batch, are left out: the tally has what a summary needs of them.
-_FACT_COLUMNS = (
-    "batch_id",
-    "heard_at",
-    "created_at",
-    "started_at",
-    *(column for facet in (Registration, Assignment, CJVerdict) for column in facet.columns() if column != "essay_ids"),
-    "overall_status",
-    "version",
-    "tally",
-)
 _BATCHES = """
-SELECT {columns},
-    ARRAY(
-        SELECT ROW(outcome_at, outcome_event_id, phase, status, {failed}, source_service, correlation_id)
-        FROM phase_outcomes WHERE batch_id = b.batch_id
-    ) AS outcomes,
-    ARRAY(
-        SELECT ROW(ended_at, event_id, completed_phases, final_status, correlation_id)
-        FROM pipeline_ends WHERE batch_id = b.batch_id ORDER BY ended_at, event_id
-    ) AS ends
-FROM batch_results b {essays}
+SELECT {columns} FROM batch_results b {essays}
 WHERE b.batch_id {these} AND b.registration_at IS NOT NULL
 """
-_COLUMNS = ", ".join(f"b.{column}" for column in _FACT_COLUMNS)
 _SEVERAL = "= ANY(:batch_ids)"
-_SUMMARIES = text(_BATCHES.format(columns=_COLUMNS, failed="'[]'::jsonb", essays="", these=_SEVERAL))
+# The tally has what a summary needs of the essays.
+_SUMMARIES = text(_BATCHES.format(columns=batch_columns(lists=()), essays="", these=_SEVERAL))
 
 
 def _statement_with_essays(these: str) -> TextClause:
-    columns = f"{_COLUMNS}, essays.documents, essays.undecided"
-    essays = JOIN_ESSAYS.format(these=these)
-    return text(_BATCHES.format(columns=columns, failed="failed_essay_ids", essays=essays, these=these))
+    columns = f"{batch_columns(lists=('failed_essay_ids',))}, essays.documents, essays.undecided"
+    return text(_BATCHES.format(columns=columns, essays=JOIN_ESSAYS.format(these=these), these=these))
 
 
 # Of one by itself: PostgreSQL then sees that a plan for all of them is as good as a new one for each.
@@ -181,7 +152,7 @@ class BatchReader:
 
     async def summaries(self, session: ReadSession, batch_ids: Sequence[str]) -> list[StoredBatch]:
         """The same without their essays, of which none is read but for such a tally."""
-        return await _tallied(session, [_stored(row) for row in await _rows(session, _SUMMARIES, batch_ids)])
+        return await _tallied(session, [batch_of(row) for row in await _rows(session, _SUMMARIES, batch_ids)])
 
     async def page_of(
         self,
@@ -233,76 +204,5 @@ async def _tallied(session: ReadSession, batches: list[StoredBatch]) -> list[Sto
     return [replace(stored, tally=stored.tally or made[stored.facts.batch_id]) for stored in batches]
 
 
-def _stored(row: Columns) -> StoredBatch:
-    """A batch as far as anything of it is shown: the lists of its essays seem to be empty."""
-    batch_id = row["batch_id"]
-    facts = BatchFacts(
-        batch_id=batch_id,
-        heard_at=row["heard_at"],
-        created_at=row["created_at"],
-        started_at=row["started_at"],
-        registration=_registration(row),
-        assignment=Assignment.from_row(row),
-        cj_verdict=CJVerdict.from_row(row),
-        outcomes={(outcome := _outcome(batch_id, *values)).phase: outcome for values in row["outcomes"]},
-        pipeline_ends=[_end(batch_id, *values) for values in row["ends"]],
-    )
-    judgement = Judgement(batch_id, BatchStatus(row["overall_status"]), None, None, None)
-    return StoredBatch(facts, judgement, row["version"], row["tally"] and from_document(row["tally"]))
-
-
-def _registration(row: Columns) -> Registration:
-    return Registration(
-        clock=Clock(row["registration_at"], row["registration_event_id"]),
-        user_id=row["user_id"],
-        class_id=row["class_id"],
-        org_id=row["org_id"],
-        course_code=row["course_code"],
-        expected_essay_count=row["expected_essay_count"],
-        essay_ids=[],
-        student_prompt_ref=row["student_prompt_ref"],
-        requested_pipelines=row["requested_pipelines"],
-    )
-
-
-def _outcome(
-    batch_id: str,
-    at: datetime,
-    event_id: UUID,
-    phase: str,
-    status: str,
-    failed_essay_ids: Sequence[str],
-    source_service: str,
-    correlation_id: UUID,
-) -> PhaseOutcome:
-    return PhaseOutcome(
-        clock=Clock(at, event_id),
-        batch_id=batch_id,
-        phase=Phase(phase),
-        status=BatchStatus(status),
-        processed_essay_ids=frozenset(),
-        failed_essay_ids=frozenset(failed_essay_ids),
-        source_service=source_service,
-        correlation_id=correlation_id,
-        traceparent=None,
-    )
-
-
-def _end(
-    batch_id: str, at: datetime, event_id: UUID, completed_phases: Sequence[str], status: str, correlation_id: UUID
-) -> PipelineEnd:
-    return PipelineEnd(
-        clock=Clock(at, event_id),
-        batch_id=batch_id,
-        completed_phases=[Phase(phase) for phase in completed_phases],
-        final_status=BatchStatus(status),
-        successful_essay_count=None,
-        failed_essay_count=None,
-        processing_duration_seconds=None,
-        correlation_id=correlation_id,
-        traceparent=None,
-    )
-
-
 def _with_essays(row: Columns) -> BatchWithEssays:
-    return BatchWithEssays(_stored(row), row["documents"] or (), row["undecided"] or ())
+    return BatchWithEssays(batch_of(row), row["documents"] or (), row["undecided"] or ())

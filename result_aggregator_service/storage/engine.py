@@ -156,21 +156,22 @@ async def connect_directly(settings: Settings) -> asyncpg.Connection:
     """A connection of its own, kept: for LISTEN and session advisory locks, past any transaction-pooling proxy."""
     connection = await _connect(settings, settings.postgres_direct_url, "direct")
     try:
-        await _tell_if_pooled(connection)
+        if await is_pooled(connection):
+            _log.warning(
+                "direct_connection_is_pooled",
+                reason="if sessions are lent by the transaction, wake-ups are lost and two relays may publish at once",
+                mend="set DATABASE_DIRECT_URL to the database itself, or OUTBOX_LISTEN=false",
+            )
     except BaseException:
         connection.terminate()
         raise
     return connection
 
 
-async def _tell_if_pooled(connection: asyncpg.Connection) -> None:
-    """A pooler makes up the process id that it gives on connecting. One that pools sessions does no harm."""
-    if connection.get_server_pid() != await connection.fetchval("SELECT pg_backend_pid()"):
-        _log.warning(
-            "direct_connection_is_pooled",
-            reason="if sessions are lent by the transaction, wake-ups are lost and two relays may publish at once",
-            mend="set DATABASE_DIRECT_URL to the database itself, or OUTBOX_LISTEN=false",
-        )
+async def is_pooled(connection: asyncpg.Connection) -> bool:
+    """Whether it is a pooler's: that makes up the process id which it gives on connecting."""
+    there: int = await connection.fetchval("SELECT pg_backend_pid()")
+    return connection.get_server_pid() != there
 
 
 async def connect_through_proxy(settings: Settings) -> asyncpg.Connection:

@@ -21,6 +21,7 @@ from result_aggregator_service.domain.facets import (
     SpellcheckMetrics,
     SpellcheckResult,
 )
+from result_aggregator_service.storage.stored_facts import essay_of
 
 _FACETS = (EssayFile, SpellcheckResult, SpellcheckMetrics, CJResult, CJGrades, NlpResult, AIFeedbackResult)
 _TIMES = ("heard_at", "started_at", *(f"{facet.PREFIX}_at" for facet in _FACETS))
@@ -108,16 +109,4 @@ def facts_of(text: str) -> EssayFacts:
     row = orjson.loads(text)
     for names, read in ((_TIMES, datetime.fromisoformat), (_EVENT_IDS, UUID)):
         row |= {name: read(row[name]) for name in names if row[name] is not None}
-    return EssayFacts(
-        essay_id=row["essay_id"],
-        batch_id=row["batch_id"],
-        heard_at=row["heard_at"],
-        started_at=row["started_at"],
-        file=EssayFile.from_row(row),
-        spellcheck=SpellcheckResult.from_row(row),
-        spellcheck_metrics=SpellcheckMetrics.from_row(row),
-        cj=CJResult.from_row(row),
-        cj_grades=CJGrades.from_row(row),
-        nlp=NlpResult.from_row(row),
-        ai_feedback=AIFeedbackResult.from_row(row),
-    )
+    return essay_of(row)

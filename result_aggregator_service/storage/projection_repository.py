@@ -7,42 +7,37 @@ locked by the time it is judged, and is named in what `store` returns.
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from operator import itemgetter
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import any_, bindparam, select, text
 
-from result_aggregator_service.contracts.enums import BatchStatus, Phase
-from result_aggregator_service.domain.announcements import assessment_id
 from result_aggregator_service.domain.batch import BatchFacts, EssayFacts
-from result_aggregator_service.domain.event import Clock
 from result_aggregator_service.domain.facets import (
     BATCH_FACETS,
     ESSAY_FACETS,
-    AIFeedbackResult,
     Assessment,
-    Assignment,
-    CJGrades,
-    CJResult,
-    CJVerdict,
-    Columns,
-    EssayFile,
     Listing,
-    NlpResult,
-    PhaseOutcome,
-    PipelineEnd,
     Placement,
-    RankedEssayFact,
     Registration,
-    SpellcheckMetrics,
-    SpellcheckResult,
 )
 from result_aggregator_service.domain.fold import Facts
 from result_aggregator_service.domain.tally import BatchTally
 from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.storage.session import ReadSession, WriteSession
+from result_aggregator_service.storage.stored_facts import (
+    ASSESSMENT_COLUMNS,
+    Judgement,
+    StoredBatch,
+    assessment_of,
+    assessment_row,
+    batch_columns,
+    batch_of,
+    end_row,
+    essay_of,
+    judgement_row,
+    outcome_row,
+)
 from result_aggregator_service.storage.tables import (
     batch_results,
     cj_assessments,
@@ -50,12 +45,12 @@ from result_aggregator_service.storage.tables import (
     phase_outcomes,
     pipeline_ends,
 )
-from result_aggregator_service.storage.tallies import from_document, to_document
+from result_aggregator_service.storage.tallies import to_document
 from result_aggregator_service.storage.upserts import recordset, replace_when_later, rows_parameter, upsert
 
 # A poll may speak of tens of thousands of essays (registrations do): so few at a time do not hold the loop for long.
 _ROWS_SLICE = 200
-_ESSAYS_OF_A_STATEMENT = 1000
+_ESSAYS_OF_A_STATEMENT = 500
 
 _BATCH_COLUMNS = (
     "batch_id",
@@ -181,6 +176,19 @@ _SAVE_JUDGEMENTS = text(
     f"FROM {recordset(batch_results, _JUDGED_COLUMNS)} WHERE b.batch_id = r.batch_id"
 )
 _MEMBERS = text("SELECT essay_id, batch_id, heard_at FROM essay_results WHERE batch_id = ANY(:batch_ids)")
+_ESSAYS_OF_BATCHES = select(essay_results).where(essay_results.c.batch_id == any_(bindparam("batch_ids")))
+_LOAD = text(
+    f"""
+    SELECT {batch_columns()},
+        ARRAY(
+            SELECT ROW(place, {ASSESSMENT_COLUMNS}) FROM cj_assessments a
+            WHERE batch_id = b.batch_id
+                AND NOT EXISTS (SELECT FROM announcements WHERE event_id = a.announcement_id)
+        ) AS unannounced,
+        (SELECT caught_up_seconds FROM service_state) AS caught_up_seconds
+    FROM batch_results b WHERE b.batch_id = ANY(:batch_ids)
+    """
+)
 _CAUGHT_UP_SECONDS = text("SELECT caught_up_seconds FROM service_state")
 _OWNERS = text(
     """
@@ -212,31 +220,6 @@ class Touched:
         """Add all that another names."""
         self.batch_ids |= other.batch_ids
         self.user_ids |= other.user_ids
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What is derived of a batch at each change: its status, and when its grace runs out (caught-up seconds)."""
-
-    batch_id: str
-    overall_status: BatchStatus
-    horizon: Clock | None
-    grace_horizon: Clock | None
-    grace_due: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredBatch:
-    """A batch's facts, with what was derived of them when they last changed.
-
-    `version` is another one whenever the batch's answer may be another one. Until the batch changes for the first time
-    since migration 0003, it is nil, and `tally` None.
-    """
-
-    facts: BatchFacts
-    judgement: Judgement
-    version: UUID
-    tally: BatchTally | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,13 +281,13 @@ class ProjectionRepository:
         if anchors:
             await session.execute(_ADD_ANCHORS, rows_parameter(anchors))
         if facts.outcomes:
-            await session.execute(_UPSERT_OUTCOMES, rows_parameter([_outcome_row(o) for o in facts.outcomes.values()]))
+            await session.execute(_UPSERT_OUTCOMES, rows_parameter([outcome_row(o) for o in facts.outcomes.values()]))
             failpoint(Failpoint.STATEMENTS_OUTCOMES_AFTER)
         if facts.pipeline_ends:
-            await session.execute(_INSERT_ENDS, rows_parameter([_end_row(e) for e in facts.pipeline_ends.values()]))
+            await session.execute(_INSERT_ENDS, rows_parameter([end_row(e) for e in facts.pipeline_ends.values()]))
             failpoint(Failpoint.STATEMENTS_ENDS_AFTER)
         if facts.assessments:
-            assessments = [_assessment_row(assessment) for assessment in facts.assessments.values()]
+            assessments = [assessment_row(assessment) for assessment in facts.assessments.values()]
             await session.execute(_INSERT_ASSESSMENTS, rows_parameter(assessments))
             failpoint(Failpoint.STATEMENTS_ASSESSMENTS_AFTER)
 
@@ -369,8 +352,8 @@ class ProjectionRepository:
         caught_up_seconds = 0.0
         for row in await session.execute(_LOAD, {"batch_ids": list(batch_ids)}):
             batch_id, caught_up_seconds = row["batch_id"], row["caught_up_seconds"]
-            batches[batch_id] = _batch(row)
-            unannounced.extend((place, _assessment(batch_id, *values)) for place, *values in row["unannounced"])
+            batches[batch_id] = batch_of(row)
+            unannounced.extend((place, assessment_of(batch_id, *values)) for place, *values in row["unannounced"])
         unannounced.sort(key=itemgetter(0))
         return Unsettled(batches, [assessment for _, assessment in unannounced], caught_up_seconds)
 
@@ -380,7 +363,7 @@ class ProjectionRepository:
         """The batches with the essays that are in them."""
         essays: dict[str, dict[str, EssayFacts]] = {batch.batch_id: {} for batch in batches}
         for row in (await session.execute(_ESSAYS_OF_BATCHES, {"batch_ids": sorted(essays)})).mappings():
-            essays[row["batch_id"]][row["essay_id"]] = _essay(row)
+            essays[row["batch_id"]][row["essay_id"]] = essay_of(row)
         return {batch.batch_id: replace(batch, essays=essays[batch.batch_id]) for batch in batches}
 
     async def load_members(self, session: WriteSession, batches: Collection[BatchFacts]) -> dict[str, BatchFacts]:
@@ -400,209 +383,5 @@ class ProjectionRepository:
         self, session: WriteSession, judgements: Sequence[Judgement], tallies: Mapping[str, BatchTally]
     ) -> None:
         """Keep what was derived of some batches, and give each a new version."""
-        rows = [_judgement_row(judged) | {"tally": to_document(tallies[judged.batch_id])} for judged in judgements]
+        rows = [judgement_row(judged) | {"tally": to_document(tallies[judged.batch_id])} for judged in judgements]
         await session.execute(_SAVE_JUDGEMENTS, rows_parameter(rows))
-
-
-# --- rows and facts
-
-
-_LOAD = text(
-    f"""
-    SELECT {", ".join(f"b.{column.name}" for column in batch_results.columns)},
-        ARRAY(
-            SELECT ROW(outcome_at, outcome_event_id, phase, status, processed_essay_ids, failed_essay_ids,
-                       source_service, correlation_id, traceparent)
-            FROM phase_outcomes WHERE batch_id = b.batch_id
-        ) AS outcomes,
-        ARRAY(
-            SELECT ROW(ended_at, event_id, completed_phases, final_status, successful_essay_count, failed_essay_count,
-                       processing_duration_seconds, correlation_id, traceparent)
-            FROM pipeline_ends WHERE batch_id = b.batch_id ORDER BY ended_at, event_id
-        ) AS ends,
-        ARRAY(
-            SELECT ROW(place, assessed_at, event_id, job_id, graded, rankings, correlation_id, traceparent)
-            FROM cj_assessments a
-            WHERE batch_id = b.batch_id
-                AND NOT EXISTS (SELECT FROM announcements WHERE event_id = a.announcement_id)
-        ) AS unannounced,
-        (SELECT caught_up_seconds FROM service_state) AS caught_up_seconds
-    FROM batch_results b WHERE b.batch_id = ANY(:batch_ids)
-    """
-)
-_ESSAYS_OF_BATCHES = select(essay_results).where(essay_results.c.batch_id == any_(bindparam("batch_ids")))
-
-
-def _clock(row: Columns, prefix: str) -> Clock | None:
-    at = row[f"{prefix}_at"]
-    return None if at is None else Clock(at, row[f"{prefix}_event_id"])
-
-
-def _batch(row: Columns) -> StoredBatch:
-    batch_id = row["batch_id"]
-    outcomes = [_outcome(batch_id, *values) for values in row["outcomes"]]
-    facts = BatchFacts(
-        batch_id=batch_id,
-        heard_at=row["heard_at"],
-        created_at=row["created_at"],
-        started_at=row["started_at"],
-        registration=Registration.from_row(row),
-        assignment=Assignment.from_row(row),
-        cj_verdict=CJVerdict.from_row(row),
-        grace_horizon=_clock(row, "grace_horizon"),
-        anchor_ids=frozenset(row["anchor_ids"]),
-        outcomes={outcome.phase: outcome for outcome in outcomes},
-        pipeline_ends=[_end(batch_id, *values) for values in row["ends"]],
-    )
-    judgement = Judgement(
-        batch_id,
-        BatchStatus(row["overall_status"]),
-        _clock(row, "horizon"),
-        facts.grace_horizon,
-        row["grace_due"],
-    )
-    return StoredBatch(facts, judgement, row["version"], row["tally"] and from_document(row["tally"]))
-
-
-def _judgement_row(judgement: Judgement) -> dict[str, Any]:
-    horizon, grace = judgement.horizon or (None, None), judgement.grace_horizon or (None, None)
-    return {
-        "batch_id": judgement.batch_id,
-        "overall_status": judgement.overall_status,
-        "horizon_at": horizon[0],
-        "horizon_event_id": horizon[1],
-        "grace_horizon_at": grace[0],
-        "grace_horizon_event_id": grace[1],
-        "grace_due": judgement.grace_due,
-    }
-
-
-def _essay(row: Columns) -> EssayFacts:
-    return EssayFacts(
-        essay_id=row["essay_id"],
-        batch_id=row["batch_id"],
-        heard_at=row["heard_at"],
-        started_at=row["started_at"],
-        file=EssayFile.from_row(row),
-        spellcheck=SpellcheckResult.from_row(row),
-        spellcheck_metrics=SpellcheckMetrics.from_row(row),
-        cj=CJResult.from_row(row),
-        cj_grades=CJGrades.from_row(row),
-        nlp=NlpResult.from_row(row),
-        ai_feedback=AIFeedbackResult.from_row(row),
-    )
-
-
-def _outcome_row(outcome: PhaseOutcome) -> dict[str, Any]:
-    return {
-        "batch_id": outcome.batch_id,
-        "phase": outcome.phase,
-        "outcome_at": outcome.clock.at,
-        "outcome_event_id": outcome.clock.event_id,
-        "status": outcome.status,
-        "processed_essay_ids": sorted(outcome.processed_essay_ids),
-        "failed_essay_ids": sorted(outcome.failed_essay_ids),
-        "source_service": outcome.source_service,
-        "correlation_id": outcome.correlation_id,
-        "traceparent": outcome.traceparent,
-    }
-
-
-def _outcome(
-    batch_id: str,
-    at: datetime,
-    event_id: UUID,
-    phase: str,
-    status: str,
-    processed_essay_ids: Sequence[str],
-    failed_essay_ids: Sequence[str],
-    source_service: str,
-    correlation_id: UUID,
-    traceparent: str | None,
-) -> PhaseOutcome:
-    return PhaseOutcome(
-        clock=Clock(at, event_id),
-        batch_id=batch_id,
-        phase=Phase(phase),
-        status=BatchStatus(status),
-        processed_essay_ids=frozenset(processed_essay_ids),
-        failed_essay_ids=frozenset(failed_essay_ids),
-        source_service=source_service,
-        correlation_id=correlation_id,
-        traceparent=traceparent,
-    )
-
-
-def _end_row(end: PipelineEnd) -> dict[str, Any]:
-    return {
-        "event_id": end.clock.event_id,
-        "batch_id": end.batch_id,
-        "ended_at": end.clock.at,
-        "completed_phases": end.completed_phases,
-        "final_status": end.final_status,
-        "successful_essay_count": end.successful_essay_count,
-        "failed_essay_count": end.failed_essay_count,
-        "processing_duration_seconds": end.processing_duration_seconds,
-        "correlation_id": end.correlation_id,
-        "traceparent": end.traceparent,
-    }
-
-
-def _end(
-    batch_id: str,
-    at: datetime,
-    event_id: UUID,
-    completed_phases: Sequence[str],
-    final_status: str,
-    successful_essay_count: int | None,
-    failed_essay_count: int | None,
-    processing_duration_seconds: float | None,
-    correlation_id: UUID,
-    traceparent: str | None,
-) -> PipelineEnd:
-    return PipelineEnd(
-        clock=Clock(at, event_id),
-        batch_id=batch_id,
-        completed_phases=[Phase(phase) for phase in completed_phases],
-        final_status=BatchStatus(final_status),
-        successful_essay_count=successful_essay_count,
-        failed_essay_count=failed_essay_count,
-        processing_duration_seconds=processing_duration_seconds,
-        correlation_id=correlation_id,
-        traceparent=traceparent,
-    )
-
-
-def _assessment_row(assessment: Assessment) -> dict[str, Any]:
-    return {
-        "batch_id": assessment.batch_id,
-        "job_id": assessment.job_id,
-        "graded": assessment.graded,
-        "event_id": assessment.clock.event_id,
-        "assessed_at": assessment.clock.at,
-        "rankings": assessment.rankings,
-        "correlation_id": assessment.correlation_id,
-        "traceparent": assessment.traceparent,
-        "announcement_id": assessment_id(assessment.batch_id, assessment.job_id),
-    }
-
-
-def _assessment(
-    batch_id: str,
-    at: datetime,
-    event_id: UUID,
-    job_id: str,
-    graded: bool,
-    rankings: Sequence[dict[str, Any]],
-    correlation_id: UUID,
-    traceparent: str | None,
-) -> Assessment:
-    return Assessment(
-        clock=Clock(at, event_id),
-        batch_id=batch_id,
-        job_id=job_id,
-        graded=graded,
-        rankings=[RankedEssayFact(**ranking) for ranking in rankings],
-        correlation_id=correlation_id,
-        traceparent=traceparent,
-    )

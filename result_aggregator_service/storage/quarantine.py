@@ -100,9 +100,11 @@ class Quarantine:
         rows = [_row(message) for message in messages]
         await session.execute(_STORE, {name: [row[name] for row in rows] for name in _TYPES})
 
-    async def size(self, session: ReadSession) -> int:
-        """How many messages are in quarantine."""
-        return int(await session.scalar(select(func.count()).select_from(quarantined_messages)))
+    async def sizes(self, session: ReadSession) -> dict[str, int]:
+        """How many messages are in quarantine: counts by `error_type`, of those that occur."""
+        error_type = quarantined_messages.c.error_type
+        query = select(error_type, func.count().label("messages")).group_by(error_type)
+        return {row["error_type"]: row["messages"] for row in (await session.execute(query)).mappings()}
 
     async def page(
         self, session: ReadSession, chosen: QuarantineFilter | None = None, *, limit: int = 100

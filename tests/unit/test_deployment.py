@@ -19,8 +19,15 @@ APPLICATION = "result-aggregator-service"
 def test_every_setting_that_compose_gives_the_service_is_one() -> None:
     given = _environment("migrations") | _environment(APPLICATION)
 
-    assert given.keys() <= _names_of_settings()
-    assert {"DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL", "INTERNAL_API_KEY"} <= given.keys()
+    tracing = set(re.findall(r"`(OTEL_[A-Z_]+)[`=]", (CHECKOUT / "docs" / "tracing.md").read_text()))
+    assert given.keys() <= _names_of_settings() | tracing
+    assert {
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "DATABASE_URL",
+        "KAFKA_BOOTSTRAP_SERVERS",
+        "REDIS_URL",
+        "INTERNAL_API_KEY",
+    } <= given.keys()
 
 
 def test_every_setting_that_the_image_and_the_docs_name_is_one() -> None:
@@ -65,7 +72,7 @@ def test_images_are_pinned_by_tag_and_name_no_registry() -> None:
     images = re.findall(r"^ +image: (\S+)$", COMPOSE, re.MULTILINE)
     images += re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
 
-    assert len(images) == 6
+    assert len(images) == 7
     for image in images:
         name, _, tag = image.removeprefix("${RAS_IMAGE:-").removesuffix("}").rpartition(":")
         assert tag not in ("", "latest")
@@ -93,9 +100,36 @@ def test_a_wrong_or_missing_secret_is_told_of_with_its_mend() -> None:
         assert "cp deploy/.env.example .env" in mend
 
 
-@pytest.mark.parametrize("name", ["postgres", "redis", "kafka", APPLICATION, "prometheus"])
+@pytest.mark.parametrize("name", ["postgres", "redis", "kafka", APPLICATION, "prometheus", "grafana"])
 def test_every_server_has_a_health_check(name: str) -> None:
     assert re.search(r"^ {4}healthcheck:\n {6}test:", _service(name), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["migrations", APPLICATION])
+def test_the_service_and_its_migrations_can_change_nothing_in_their_container_and_gain_no_rights(name: str) -> None:
+    application = COMPOSE.partition("\nx-application: &application\n")[2].partition("\n\n")[0]
+    defaults = COMPOSE.partition("\nx-defaults: &defaults\n")[2].partition("\n\n")[0]
+
+    assert _service(name).startswith("    <<: *application\n")
+    assert application.startswith("  <<: *defaults\n")
+    assert "  read_only: true\n" in application
+    assert application.endswith("  cap_drop: [ALL]")
+    assert '  security_opt: ["no-new-privileges:true"]\n' in defaults
+    for undone in ("read_only", "cap_add", "security_opt", "privileged", "user", "volumes"):
+        assert f"\n    {undone}:" not in _service(name), undone
+
+
+@pytest.mark.parametrize("name", ["prometheus", "grafana"])
+def test_what_watches_starts_with_its_profile_only_and_can_change_nothing(name: str) -> None:
+    service = _service(name)
+
+    assert "    profiles: [observability]\n" in service
+    assert "    read_only: true\n" in service
+    assert "    cap_drop: [ALL]\n" in service
+    mounted = re.findall(r"^ {6}- \./(\S+):(\S+):ro$", service, re.MULTILINE)
+    assert mounted
+    for path, _ in mounted:
+        assert (CHECKOUT / path).exists(), path
 
 
 def test_the_service_starts_after_its_servers_and_the_migrations() -> None:

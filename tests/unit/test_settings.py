@@ -1,11 +1,13 @@
 """Settings: where each is looked for, in which forms, and what is said of a wrong one."""
 
 import os
+import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from pydantic import SecretStr
 
 from result_aggregator_service.contracts.enums import Phase
@@ -345,5 +347,31 @@ def test_kafka_with_sasl_and_tls_gets_all_that_they_need(load: Load) -> None:
 
 def test_postgresql_is_trusted_by_the_url_alone_unless_an_authority_is_named(load: Load, tmp_path: Path) -> None:
     assert load().postgres_ssl() is None
-    with pytest.raises(FileNotFoundError):
-        load(DATABASE_SSL_CA_FILE=str(tmp_path / "nowhere.pem")).postgres_ssl()
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    context = load(DATABASE_SSL_CA_FILE=str(tmp_path / "authority.pem")).postgres_ssl()
+    assert context is not None
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
+
+
+@pytest.mark.parametrize("name", ["DATABASE_SSL_CA_FILE", "REDIS_SSL_CA_FILE", "KAFKA_SSL_CA_FILE"])
+def test_an_authority_without_a_certificate_is_told_of_before_anything_connects(
+    load: Load, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "empty.pem").touch()
+    assert complaint(load, **{name: str(tmp_path / "nowhere.pem")}).startswith(f"{name}: cannot read ")
+    assert complaint(load, **{name: str(tmp_path / "empty.pem")}).endswith("holds no certificate in PEM")
+
+
+def test_a_client_certificate_fits_its_key(load: Load, tmp_path: Path) -> None:
+    one, other = (trustme.CA().issue_cert("ras") for _ in range(2))
+    certificate, key, wrong = (str(tmp_path / name) for name in ("certificate", "key", "wrong"))
+    one.cert_chain_pems[0].write_to_path(certificate)
+    one.private_key_pem.write_to_path(key)
+    other.private_key_pem.write_to_path(wrong)
+    assert complaint(load, KAFKA_SSL_KEY_FILE=key).startswith("KAFKA_SSL_KEY_FILE: is of no use")
+    load(KAFKA_SSL_CERT_FILE=certificate, KAFKA_SSL_KEY_FILE=key)
+    said = "KAFKA_SSL_CERT_FILE: no certificate with the key that fits it"
+    assert complaint(load, KAFKA_SSL_CERT_FILE=certificate, KAFKA_SSL_KEY_FILE=wrong).startswith(said)
+    assert complaint(load, KAFKA_SSL_CERT_FILE=f"{certificate}?").startswith(
+        "KAFKA_SSL_CERT_FILE: it or its key cannot"
+    )

@@ -17,19 +17,24 @@ from werkzeug.routing import Map, Rule
 from result_aggregator_service import __version__
 from result_aggregator_service.api import documents
 from result_aggregator_service.api.call import CORRELATION_HEADER
-from result_aggregator_service.api.errors import (
+from result_aggregator_service.api.inputs import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, View, page_query, path_id
+from result_aggregator_service.api.openapi import examples
+from result_aggregator_service.api.problems import (
     PROBLEM_CONTENT_TYPE,
     ProblemError,
     batch_not_found,
+    head_too_large,
     internal_error,
     problem_document,
     refused,
+    request_too_slow,
+    too_many_connections,
     too_slow,
     unauthorized,
     unavailable,
+    uri_too_long,
 )
-from result_aggregator_service.api.inputs import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, View, page_query, path_id
-from result_aggregator_service.api.openapi import examples
+from result_aggregator_service.api.protocol import MAX_HEAD_BYTES, MAX_URI_BYTES
 from result_aggregator_service.contracts.enums import BatchClientStatus, BatchStatus
 from result_aggregator_service.contracts.fields import MAX_ID_LENGTH
 from result_aggregator_service.settings import Settings
@@ -279,21 +284,37 @@ def _response(description: str, headers: Mapping[str, Object], content: Object |
 
 # Errors.
 
+#: They are answered before it is known what was asked for.
+_WITHOUT_PATH = frozenset({"request_timeout", "uri_too_long", "headers_too_large", "too_many_connections"})
+
 
 def _problems(
     description: str, path: str, *problems: ProblemError, headers: Mapping[str, Object] | None = None
 ) -> Object:
     """An error's response; all of `problems` have its status."""
-    values = {problem.error: problem_document(problem, path, examples.CORRELATION_ID) for problem in problems}
+    values = {
+        problem.error: problem_document(
+            problem, "/" if problem.error in _WITHOUT_PATH else path, examples.CORRELATION_ID
+        )
+        for problem in problems
+    }
     content = {"schema": _reference(documents.ProblemDocument), "examples": _examples(values)}
     return _response(description, {**_NO_STORE, **(headers or {})}, {PROBLEM_CONTENT_TYPE: content})
+
+
+def _default(setting: str) -> float:
+    return float(Settings.model_fields[setting].default)
 
 
 def _common_errors(path: str, *, protected: bool) -> dict[int, Object]:
     """What every operation may answer."""
     no_method = refused(MethodNotAllowed(["GET", *sorted(_METHODS_BESIDE_GET)]))
-    late = too_slow(Settings.model_fields["api_timeout_seconds"].default)
+    late, crowded = too_slow(_default("api_timeout_seconds")), too_many_connections()
+    slow = request_too_slow(_default("api_receive_timeout_seconds"))
     errors = {
+        408: _problems("The request's headers did not end in time.", path, slow),
+        414: _problems("The path with its query has more than 8 KiB.", path, uri_too_long(MAX_URI_BYTES)),
+        431: _problems("Request line and headers have more than 32 KiB.", path, head_too_large(MAX_HEAD_BYTES)),
         405: _problems(
             "The path does not take the method.",
             path,
@@ -302,11 +323,16 @@ def _common_errors(path: str, *, protected: bool) -> dict[int, Object]:
         ),
         413: _problems("The request has a body of more than 16 KiB.", path, refused(RequestEntityTooLarge())),
         500: _problems("An error of the service's own.", path, internal_error()),
-        503: _problems("No answer in time.", path, late, headers=_RETRY_AFTER),
+        503: _problems("No answer in time, or too many connections.", path, late, crowded, headers=_RETRY_AFTER),
     }
     if protected:
         errors[503] = _problems(
-            "No answer in time, or the database is away.", path, late, unavailable(), headers=_RETRY_AFTER
+            "No answer in time, the database is away, or too many connections.",
+            path,
+            late,
+            unavailable(),
+            crowded,
+            headers=_RETRY_AFTER,
         )
         challenge = _header("The scheme of the credentials.", {"type": "string"})
         errors[401] = _problems(

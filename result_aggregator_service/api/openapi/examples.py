@@ -33,7 +33,7 @@ from result_aggregator_service.domain.facets import (
 )
 from result_aggregator_service.domain.tally import BatchTally
 from result_aggregator_service.storage.batch_reader import Position
-from result_aggregator_service.storage.projection_repository import Judgement, StoredBatch
+from result_aggregator_service.storage.stored_facts import Judgement, StoredBatch
 
 BATCH_ID = "b7e6c1f2-3a44-4d0c-9b61-6f1f2a7f9d10"
 USER_ID = "teacher-4711"

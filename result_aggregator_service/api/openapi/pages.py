@@ -83,7 +83,7 @@ for _name in _ASSETS:
 def _respond(body: bytes, content_type: str, caching: str) -> Response:
     """The content, or 304 if the client has it already."""
     etag = blake2b(body, digest_size=16).hexdigest()
-    headers = {"ETag": f'"{etag}"', "Cache-Control": caching, "X-Content-Type-Options": "nosniff"}
+    headers = {"ETag": f'"{etag}"', "Cache-Control": caching}
     if request.if_none_match.contains_weak(etag):
         response = Response(b"", 304, headers)
         del response.headers["Content-Type"]

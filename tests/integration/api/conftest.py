@@ -15,6 +15,7 @@ from result_aggregator_service.app import Lifecycle, create_app
 from result_aggregator_service.cache.cache_manager import CacheManager, RedisCacheManager
 from result_aggregator_service.cache.guarded_redis import GuardedRedis, create_redis_client
 from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.observability.tracing import NO_TRACING, Tracing
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.batch_reader import BatchReader
 from result_aggregator_service.storage.engine import Database, create_engine
@@ -69,6 +70,10 @@ class TestProvider(Provider):
     @provide
     def metrics(self) -> Metrics:
         return Metrics()
+
+    @provide
+    def tracing(self) -> Tracing:
+        return NO_TRACING
 
     stated_health = provide(StatedHealth)
     recorded_lifecycle = provide(RecordedLifecycle)

@@ -8,7 +8,8 @@ from result_aggregator_service.domain.batch import overall_status
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.fold import fold
 from result_aggregator_service.storage.engine import Database
-from result_aggregator_service.storage.projection_repository import Judgement, ProjectionRepository, Touched
+from result_aggregator_service.storage.projection_repository import ProjectionRepository, Touched
+from result_aggregator_service.storage.stored_facts import Judgement
 from result_aggregator_service.storage.tallies import tallies_of
 
 

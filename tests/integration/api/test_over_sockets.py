@@ -1,9 +1,11 @@
 """The API under its real HTTP server, spoken to byte by byte: raw paths, odd headers, HEAD, the lifespan."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 import pytest
@@ -11,7 +13,7 @@ import uvicorn
 from dishka import AsyncContainer
 from quart import Quart
 
-from result_aggregator_service.api.protocol import HttpProtocol
+from result_aggregator_service.api.protocol import HttpProtocol, Limits, protocol_within
 from result_aggregator_service.app import create_metrics_app
 from result_aggregator_service.server import listen
 from tests.integration.api.conftest import CREDENTIALS, RecordedLifecycle
@@ -70,12 +72,16 @@ class Peer:
         return await self.send(b"GET", target, *headers)
 
 
-async def served(app: Quart, lifespan: str) -> AsyncIterator[Peer]:
+async def served(
+    app: object, lifespan: str, *, protocol: type[HttpProtocol] = HttpProtocol, send_buffer: int | None = None
+) -> AsyncIterator[Peer]:
     listener = listen("PORT", "127.0.0.1", 0)
-    config = uvicorn.Config(app, http=HttpProtocol, ws="none", lifespan=lifespan, log_config=None, access_log=False)  # type: ignore[arg-type]
+    if send_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    config = uvicorn.Config(app, http=protocol, ws="none", lifespan=lifespan, log_config=None, access_log=False)  # type: ignore[arg-type]
     server = Server(config)
     serving = asyncio.create_task(server.serve([listener]))
-    await eventually(lambda: server.started or serving.done())
+    await eventually(lambda: server.started or serving.done(), within=30)
     yield Peer(listener.getsockname()[1])
     server.should_exit = True
     await serving
@@ -216,6 +222,54 @@ async def test_304_has_no_body(peer: Peer, read_model: ReadModel) -> None:
 async def test_a_body_is_refused_by_its_announced_length(peer: Peer) -> None:
     response = await peer.get(b"/livez", b"Content-Length: 99999999")
     assert (response.status, response.error) == (413, "content_too_large")
+
+
+async def test_an_answer_that_takes_longer_than_its_request_may_is_the_connections_last() -> None:
+    """The request's body is still not there when its time is over."""
+
+    async def app(_scope: object, _receive: object, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+        await asyncio.sleep(0.2)  # the two timers are of one loop, and come in their order
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok", "more_body": False})
+
+    protocol = protocol_within(Limits(seconds_to_send=0.1), lambda _: None)
+    async for peer in served(app, "off", protocol=protocol):
+        reader, writer = await asyncio.open_connection("127.0.0.1", peer.port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: ras\r\nContent-Length: 10\r\n\r\n12345")
+        async with asyncio.timeout(30):
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert body == b"ok"
+        assert b"connection: close" in head
+        writer.close()
+
+
+async def test_an_answer_that_is_left_unread_is_not_kept_however_small_it_is(app: Quart, read_model: ReadModel) -> None:
+    """Of up to 64 KiB that nobody takes asyncio says nothing by itself, and keeps it for ever."""
+    await read_model.tell(say.registered([f"essay {number}" for number in range(30)], "b"))
+    lost = asyncio.Event()
+
+    class Protocol(protocol_within(Limits(seconds_to_take=0.2), lambda _: None)):  # type: ignore[misc]
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            lost.set()
+
+    async for peer in served(app, "on", protocol=Protocol, send_buffer=1):
+        size = int((await peer.send(b"HEAD", status_of(b"b"))).headers["content-length"])
+        assert 30_000 < size < 60_000
+        lost.clear()
+        loop = asyncio.get_running_loop()
+        with socket.socket() as unread:
+            unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            unread.setblocking(False)
+            await loop.sock_connect(unread, ("127.0.0.1", peer.port))
+            request = [b"GET " + status_of(b"b") + b" HTTP/1.1", b"Host: ras", *VALID, b"", b""]
+            await loop.sock_sendall(unread, b"\r\n".join(request))
+            async with asyncio.timeout(30):
+                await lost.wait()
+                taken = 0
+                while part := await loop.sock_recv(unread, 65536):
+                    taken += len(part)
+            assert 0 < taken < size
 
 
 async def test_what_runs_beside_the_api_starts_and_stops_with_it(app: Quart, container: AsyncContainer) -> None:

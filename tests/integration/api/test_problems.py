@@ -9,8 +9,10 @@ from quart import Quart
 from sqlalchemy.engine import make_url
 
 from embedded import EmbeddedPostgres
+from result_aggregator_service.api.problems import ProblemError
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.settings import Settings
+from tests.garbage import uncollected
 from tests.integration.api.conftest import MakeSettings
 from tests.integration.api.read_model import ReadModel
 from tests.servers import migrate
@@ -45,6 +47,13 @@ def check_problem(response: httpx.Response, status: int, error: str) -> dict[str
 async def test_a_path_that_is_not_there(client: httpx.AsyncClient) -> None:
     for path in ("/nothing", "/", "//", "/internal/v1/nothing", "/internal/v1/batches//status", "/livez/"):
         check_problem(await client.get(path), 404, "not_found")
+
+
+async def test_problems_leave_nothing_to_the_garbage_collector(client: httpx.AsyncClient) -> None:
+    with uncollected(ProblemError) as left:
+        for _ in range(3):
+            check_problem(await client.get(STATUS), 404, "batch_not_found")
+        assert left() == 0
 
 
 async def test_a_method_that_a_path_does_not_take(client: httpx.AsyncClient) -> None:

@@ -6,15 +6,19 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+import structlog
 from aiokafka.structs import TopicPartition
+from confluent_kafka import Producer
 from dishka import AsyncContainer
 from redis.asyncio import Redis
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from embedded import ApacheKafka, EmbeddedPostgres
 from result_aggregator_service.cache.poison_pills import PoisonPills
-from result_aggregator_service.consumer.consumer import AbandonedError, Consumer
+from result_aggregator_service.consumer.consumer import Consumer
 from result_aggregator_service.consumer.decoder import Decoder
+from result_aggregator_service.consumer.offset_commits import AbandonedError
 from result_aggregator_service.consumer.offsets import KafkaOffsets
 from result_aggregator_service.consumer.poll_handler import Handled, PollHandler, Wait
 from result_aggregator_service.contracts.topics import CONSUMED, ESSAY_SLOT_ASSIGNED
@@ -102,6 +106,19 @@ async def test_what_was_produced_is_folded_and_shown_in_the_metrics(settings: Se
                 metric.value == 0 for metric in next(iter(metrics.consumer_lag.collect())).samples
             )  # no partition is behind
         )
+
+
+@pytest.mark.apache_kafka
+async def test_messages_are_read_however_their_producer_compresses_them(settings: Settings, wire: Wire) -> None:
+    for codec, event in zip(["none", "gzip", "snappy", "lz4", "zstd"], slots(5), strict=True):
+        options = {"bootstrap.servers": settings.kafka_bootstrap_servers, "compression.type": codec}
+        producer = Producer(options)
+        # Alike and many, or else the producer sends them as they are.
+        for _ in range(10):
+            producer.produce(event.topic, on_the_wire(event))
+        assert await asyncio.to_thread(producer.flush, 20) == 0
+    async with container_of(settings) as container, turning(await container.get(Consumer)):
+        await events_folded(await container.get(Database), 5)
 
 
 @pytest.mark.apache_kafka
@@ -196,11 +213,15 @@ async def test_a_poll_that_is_refused_is_halved_until_the_message_to_blame_stand
     await wire.send(ESSAY_SLOT_ASSIGNED, b"not JSON", partition=0)
     await wire.say(*events[10:], partition=0)
     repository = RefusingRepository("poison 1", "poison 2", by_database=by_database)
-    async with (
-        container_of(settings, swap(repository, ProjectionRepository)) as container,
-        turning(await container.get(Consumer)),
-    ):
-        await wire.all_committed(settings.kafka_consumer_group_id)
+    async with container_of(settings, swap(repository, ProjectionRepository)) as container:
+        with capture_logs([structlog.contextvars.merge_contextvars]) as lines:
+            async with turning(await container.get(Consumer)):
+                await wire.all_committed(settings.kafka_consumer_group_id)
+        told = {line["messages"]: line for line in lines if line["event"] == "poll_refused"}
+        assert not {"correlation_id", "offset"} & told[max(told)].keys(), "a poll of many is nobody's"
+        alone = [line for line in lines if line["event"] == "poll_refused" and line["messages"] == 1]
+        blamed = [str(events[3].correlation_id), str(events[16].correlation_id)]
+        assert [line["correlation_id"] for line in alone] == blamed
         database = await container.get(Database)
         bad = await rows(database, "SELECT error_type, value FROM quarantined_messages ORDER BY quarantined_at")
         assert {(row["error_type"], row["value"]) for row in bad} == {
@@ -437,6 +458,47 @@ async def test_what_was_taken_ahead_of_a_poll_that_is_given_up_is_polled_again_w
             await wire.all_committed(settings.kafka_consumer_group_id)
         assert sum_of(metrics, "duplicate") == 0
         assert sample(metrics, "ras_consumer_errors_total") == 1
+
+
+class GivingUpWhatWaits:
+    """Gives up the first poll while the next one is waited for; notes for how many the client waits in the last."""
+
+    def __init__(self, handler: PollHandler) -> None:
+        self._handler = handler
+        self.decode = handler.decode
+        self.consumer: Consumer | None = None
+        self.given_up = False
+        self.waited_for = -1
+
+    def _waited_for(self) -> int:
+        assert self.consumer is not None
+        assert self.consumer._member is not None
+        waited_for: int = self.consumer._member._subscription._fetch_count
+        return waited_for
+
+    async def handle_poll(self, poll: Poll, wait: Wait) -> Handled:
+        if not self.given_up:
+            self.given_up = True
+            await eventually(lambda: self._waited_for() == 1, within=20, what="the next poll waited for")
+            raise AbandonedError("as a rebalance would")
+        self.waited_for = self._waited_for()
+        return await self._handler.handle_poll(poll, wait)
+
+
+@pytest.mark.apache_kafka
+async def test_after_a_poll_that_is_given_up_the_client_still_knows_when_its_member_polls(
+    settings: Settings, wire: Wire
+) -> None:
+    settings = settings.model_copy(update={"kafka_max_poll_records": 5})
+    await wire.say(*slots(5), partition=0)
+    async with container_of(settings) as container:
+        handler: Any = GivingUpWhatWaits(await container.get(PollHandler))
+        handler.consumer = Consumer(settings, handler, await container.get(Metrics))
+        async with turning(handler.consumer):
+            await events_folded(await container.get(Database), 5)
+            await wire.say(say.registered(), partition=0)
+            await events_folded(await container.get(Database), 6)
+    assert (handler.given_up, handler.waited_for) == (True, 0)
 
 
 class Wedged(Heartbeat):

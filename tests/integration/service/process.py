@@ -80,8 +80,9 @@ class ServiceProcess:
         return self._log.read_text()
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        """The log lines of one kind."""
-        lines = [json.loads(line) for line in self.output().splitlines() if line.startswith("{")]
+        """The log lines of one kind; the last one may still be being written."""
+        whole, _, _ = self.output().rpartition("\n")
+        lines = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
         return [line for line in lines if line.get("event") == event]
 
     async def ended(self, *, within: float) -> int:

@@ -18,7 +18,8 @@ from result_aggregator_service.publishing.event_publisher import EventPublisher
 from result_aggregator_service.publishing.outbox_manager import OutboxManager
 from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.errors import is_trouble
-from result_aggregator_service.storage.projection_repository import ProjectionRepository, StoredBatch, Touched
+from result_aggregator_service.storage.projection_repository import ProjectionRepository, Touched
+from result_aggregator_service.storage.stored_facts import StoredBatch
 from result_aggregator_service.storage.tables import announcements, batch_results, event_outbox
 from tests.unit.domain.messages import EXPECTED, SERVICE
 

@@ -1,7 +1,9 @@
 """The migrations make the tables that the code knows, and can be taken back."""
 
 import asyncio
+import hashlib
 import os
+import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +20,7 @@ from result_aggregator_service.domain.facets import BATCH_FACETS, ESSAY_FACETS
 from result_aggregator_service.storage.batch_reader import BatchReader
 from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.tables import batch_results, cj_assessments, essay_results, metadata
+from tests.waiting import eventually
 
 CHECKOUT = Path(__file__).parents[3]
 
@@ -41,18 +44,28 @@ _SCHEMA = {
 
 async def alembic(url: str, *arguments: str) -> None:
     """Run Alembic as a deployment runs it."""
-    process = await asyncio.create_subprocess_exec(
+    status, output = await alembic_in(CHECKOUT, url, *arguments)
+    assert status == 0, output
+
+
+async def alembic_in(folder: Path, url: str, *arguments: str) -> tuple[int | None, str]:
+    """Run Alembic on a folder's migrations; its exit status, and what it said."""
+    process = await started_alembic(folder, url, *arguments)
+    output, _ = await process.communicate()
+    return process.returncode, output.decode()
+
+
+async def started_alembic(folder: Path, url: str, *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "alembic",
         *arguments,
-        cwd=CHECKOUT,
-        env={**os.environ, "DATABASE_URL": url},
+        cwd=folder,
+        env={**os.environ, "DATABASE_URL": url, "PYTHONPATH": str(CHECKOUT)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
 
 
 async def schema(url: str) -> dict[str, list[tuple[Any, ...]]]:
@@ -74,6 +87,83 @@ async def test_migrations_go_up_down_to_nothing_and_up_again(empty_database_url:
     assert await schema(empty_database_url) == {part: [] for part in once}
     await alembic(empty_database_url, "upgrade", "head")
     assert await schema(empty_database_url) == once
+
+
+async def test_a_migration_that_cannot_have_its_lock_keeps_nobody_waiting_and_tries_again(
+    empty_database_url: str,
+) -> None:
+    await alembic(empty_database_url, "upgrade", "0002")
+    engine = create_async_engine(empty_database_url, poolclass=NullPool)
+    read = text("SELECT count(*) FROM batch_results")
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'batch_results'::regclass")
+    async with engine.connect() as long_reader, engine.connect() as watcher, engine.connect() as reader:
+        await long_reader.execute(read)
+        migrating = asyncio.create_task(alembic_in(CHECKOUT, empty_database_url, "upgrade", "head"))
+
+        async def migration_waits() -> bool:
+            assert not migrating.done(), migrating.result()
+            found: int = await watcher.scalar(waiting) or 0
+            await watcher.rollback()
+            return found == 1
+
+        await eventually(migration_waits, within=60, what="a migration that waits for its lock")
+        await asyncio.wait_for(reader.execute(read), 60)  # behind the migration, which lets it pass
+        assert not migrating.done(), migrating.result()
+        await reader.rollback()
+        await long_reader.rollback()
+    status, said = await asyncio.wait_for(migrating, 90)
+    assert status == 0, said
+    assert "a table is in use: trying again in " in said
+    await engine.dispose()
+
+
+async def test_a_run_waits_until_no_other_one_migrates(empty_database_url: str) -> None:
+    engine = create_async_engine(empty_database_url, poolclass=NullPool)
+    lock = int.from_bytes(hashlib.sha256(b"result-aggregator-service/migrations").digest()[:8], "big", signed=True)
+    async with engine.connect() as other_run, engine.connect() as watcher:
+        await other_run.execute(text(f"SELECT pg_advisory_xact_lock({lock})"))
+        migrating = await started_alembic(CHECKOUT, empty_database_url, "upgrade", "head")
+        assert migrating.stdout is not None
+        said = b""
+        while b"another run migrates: trying again in " not in said:
+            line = await asyncio.wait_for(migrating.stdout.readline(), 60)
+            assert line, said.decode()
+            said += line
+        assert await watcher.scalar(text("SELECT to_regclass('alembic_version')")) is None
+        await other_run.rollback()
+    rest, _ = await asyncio.wait_for(migrating.communicate(), 90)
+    assert migrating.returncode == 0, (said + rest).decode()
+    await engine.dispose()
+
+
+async def test_an_index_that_was_left_invalid_half_way_is_made_anew(database_url: str, tmp_path: Path) -> None:
+    shutil.copytree(CHECKOUT / "alembic", tmp_path / "alembic")
+    shutil.copy(CHECKOUT / "alembic.ini", tmp_path)
+    versions = tmp_path / "alembic" / "versions"
+    head = max(path.name[:4] for path in versions.glob("*.py"))
+    (versions / "9999_an_index.py").write_text(
+        "from alembic import op\n"
+        f'revision, down_revision = "9999", "{head}"\n'
+        "def upgrade():\n"
+        "    with op.get_context().autocommit_block():\n"
+        '        op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_new")\n'
+        '        op.execute("CREATE UNIQUE INDEX CONCURRENTLY ix_new ON pending_invalidations (batch_id)")\n'
+    )
+    engine = create_async_engine(database_url, poolclass=NullPool)
+    valid = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('ix_new')")
+    async with engine.begin() as connection:
+        await connection.execute(text("INSERT INTO pending_invalidations (batch_id) VALUES ('b'), ('b')"))
+    status, said = await alembic_in(tmp_path, database_url, "upgrade", "head")
+    assert (status, "could not create unique index" in said) == (1, True), said
+    async with engine.begin() as connection:
+        assert await connection.scalar(valid) is False
+        await connection.execute(text("DELETE FROM pending_invalidations"))
+    status, said = await alembic_in(tmp_path, database_url, "upgrade", "head")
+    assert status == 0, said
+    async with engine.connect() as connection:
+        assert await connection.scalar(valid) is True
+        assert await connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
+    await engine.dispose()
 
 
 async def test_rankings_outlive_the_way_up_and_down_and_the_version_before_goes_on_in_between(

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from result_aggregator_service.api.cursor import write_cursor
-from result_aggregator_service.api.errors import ProblemError
 from result_aggregator_service.api.inputs import PageQuery, View, page_query, path_id, takes_gzip
+from result_aggregator_service.api.problems import ProblemError
 from result_aggregator_service.contracts.enums import CLIENT_STATUS, BatchClientStatus, BatchStatus
 from result_aggregator_service.storage.batch_reader import Position
 

@@ -17,7 +17,7 @@ from result_aggregator_service.contracts.enums import CLIENT_STATUS, BatchStatus
 from result_aggregator_service.domain.batch import BatchFacts, overall_status
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.tally import BatchTally
-from result_aggregator_service.storage.projection_repository import Judgement, StoredBatch
+from result_aggregator_service.storage.stored_facts import Judgement, StoredBatch
 from tests.hypothesis_profiles import examples
 from tests.unit.domain import messages as say
 from tests.unit.domain.histories import lives, soups

@@ -13,6 +13,7 @@ from redis.exceptions import OutOfMemoryError
 from result_aggregator_service.cache.guarded_redis import GuardedRedis, RedisUnavailableError
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.resilience.circuit_breaker import FAILURES_TO_OPEN, BreakerState
+from tests.garbage import uncollected
 
 Command = Callable[[Redis], Awaitable[str]]
 
@@ -57,7 +58,15 @@ async def fail(redis: GuardedRedis, server: Server, times: int) -> None:
 async def test_an_answer_is_passed_on() -> None:
     redis, registry = guarded()
     assert await redis.call("read", Server()) == "answer"
-    assert (state(registry), errors(registry)) == (BreakerState.CLOSED, None)
+    assert (state(registry), errors(registry)) == (BreakerState.CLOSED, 0)
+
+
+async def test_calls_leave_nothing_to_the_garbage_collector() -> None:
+    redis, _ = guarded()
+    with uncollected(asyncio.Timeout) as left:
+        for _ in range(3):
+            await redis.call("read", Server())
+        assert left() == 0
 
 
 async def test_a_server_that_does_not_answer_is_given_up_after_the_time_limit_and_counted() -> None:
@@ -153,4 +162,4 @@ async def test_an_answer_that_came_while_the_loop_was_busy_is_taken() -> None:
         return "answer"
 
     assert await redis.call("read", answer_after_some_turns) == "answer"
-    assert errors(registry) is None
+    assert errors(registry) == 0

@@ -103,6 +103,13 @@ def test_what_it_has_read_past_is_no_message_unless_it_is_at_hand(stand: Stand) 
     assert stand.hears({MINE: Standing(5, 6)})
 
 
+async def test_what_it_has_read_past_is_no_message_either_where_polls_come_one_after_the_other(stand: Stand) -> None:
+    stand.positions = {MINE: OffsetAndMetadata(6, "")}
+    for offset in range(2 * PATIENCE):
+        await stand.polls(offset)
+        assert not stand.hears({MINE: Standing(5, 6)}, times=1)
+
+
 def test_without_a_place_in_the_group_it_has_no_work(stand: Stand) -> None:
     stand.consumer._member = None
     assert not stand.hears({MINE: Standing(5, 6)})
@@ -134,3 +141,14 @@ async def test_full_polls_that_it_cannot_commit_are_no_excuse(stand: Stand) -> N
         await stand.polls(7, 8, commits=False)
         wedged = stand.hears({MINE: Standing(5, 6)}, times=1)
     assert wedged
+
+
+async def test_a_poll_that_outlived_its_assignment_commits_nothing(stand: Stand) -> None:
+    async def handle_poll(*_: object) -> Handled:
+        stand.consumer._forget_assignment()
+        return Handled()
+
+    handler: Any = stand.consumer._handler
+    handler.handle_poll = handle_poll
+    await stand.polls(5, 6)
+    assert stand.consumer._commits.times == 0

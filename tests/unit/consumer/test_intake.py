@@ -62,6 +62,13 @@ async def test_of_a_backlog_the_oldest_messages_of_all_partitions_come_first() -
     assert [await times(intake, consumer) for _ in range(4)] == [[1, 2, 3], [4, 5, 6], [7, 8, 9], []]
 
 
+async def test_nearly_a_whole_poll_may_be_of_one_partition() -> None:
+    consumer, intake = Fetched(one=range(700), two=range(1000, 1700)), Intake(300)
+    assert await times(intake, consumer) == [*range(300)]
+    assert await times(intake, consumer) == [*range(300, 600)]
+    assert await times(intake, consumer) == [*range(600, 700), *range(1000, 1200)]
+
+
 async def test_without_a_backlog_everything_is_taken_at_once_and_nothing_is_held_back() -> None:
     consumer, intake = Fetched(one=[5], two=[1, 2]), Intake(4)
     assert sorted(await times(intake, consumer)) == [1, 2, 5]
@@ -83,8 +90,9 @@ async def test_a_partition_that_has_none_left_to_compare_does_not_make_the_other
 async def test_large_messages_are_not_piled_up_to_be_compared() -> None:
     consumer, intake = Fetched(one=range(9), two=range(9), three=range(9)), Intake(3)
     consumer.at_once = 1
+    large = bytes(5_000_000)
     for partition, lying in consumer.records.items():
-        consumer.records[partition] = [replace(record, value=bytes(200_000)) for record in lying]
+        consumer.records[partition] = [replace(record, value=large) for record in lying]
     for taken in (3, 6, 9):
         assert len(await take(intake, consumer)) == 3
         assert sum(map(len, consumer.records.values())) == 27 - taken

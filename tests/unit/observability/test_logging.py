@@ -1,16 +1,20 @@
 """Logs: JSON lines that carry who says it, on whose behalf, and a whole traceback in one line."""
 
+import asyncio
+import contextlib
+import io
 import json
 import logging
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
 from uuid import UUID
 
 import pytest
 import structlog
-from pydantic import SecretStr
+from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from result_aggregator_service.observability.logging import configure_logging, first_line
 from result_aggregator_service.settings import Settings
@@ -41,7 +45,23 @@ def configured() -> Iterator[None]:
         logging.raiseExceptions = raising
         for name, known in others.items():
             logging.getLogger(name).setLevel(known)
+        logging.captureWarnings(False)
         structlog.reset_defaults()
+
+
+class Terminal(io.StringIO):
+    """Where somebody reads."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def configured_terminal(configured: None) -> Iterator[Terminal]:
+    """Logging as the service sets it up on a terminal."""
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        configure_logging(settings())
+        yield terminal
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -142,3 +162,157 @@ print("still here")
 )
 def test_an_error_is_told_in_one_line_even_if_it_says_nothing(error: BaseException | None, line: str) -> None:
     assert first_line(error) == line
+
+
+class Unspeakable:
+    """A value that cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("not even its name")
+
+    __str__ = __repr__
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_value_that_cannot_be_shown_costs_no_other_field(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(settings())
+    structlog.get_logger().info("odd", value=Unspeakable(), other=1)
+    structlog.get_logger().info("odd", value={"surrogate": "\ud800", "deep": [Unspeakable()]}, other=1)
+    for line in lines(capsys):
+        assert (line["event"], line["other"]) == ("odd", 1)
+        assert "Unspeakable" in str(line["value"])
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_line_that_cannot_be_rendered_still_tells_its_event(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(settings())
+
+    class UnspeakableError(Exception):
+        __str__ = Unspeakable.__repr__
+
+    structlog.get_logger().error("failed", exc_info=UnspeakableError())
+    logging.getLogger("other").error("stated: %s", Unspeakable())
+    (line,) = lines(capsys)
+    assert (line["event"], line["level"], line["not_rendered"]) == ("failed", "error", "RuntimeError")
+
+
+def test_on_a_terminal_a_line_is_readable_and_shows_no_variables(configured_terminal: Terminal) -> None:
+    secret = "hunter2"
+    try:
+        raise ValueError("here it broke")
+    except ValueError:
+        structlog.get_logger().exception("failed", batch_id="b", odd=Unspeakable())
+        structlog.get_logger().exception("failed", batch_id="b")
+    first, *rest = configured_terminal.getvalue().splitlines()
+    assert json.loads(first)["event"] == "failed"
+    assert "failed" in rest[0]
+    assert "ValueError: here it broke" in "\n".join(rest)
+    assert secret not in configured_terminal.getvalue()
+
+
+@pytest.mark.usefixtures("configured")
+def test_of_an_errors_text_only_the_first_line_is_told_and_of_its_causes_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Further lines of PostgreSQL's and pydantic's errors quote values."""
+    configure_logging(settings())
+    text = "what a pupil " + "wrote"
+    try:
+        try:
+            TypeAdapter(int).validate_python(text)
+        except ValidationError as cause:
+            raise ExceptionGroup("two", [ValueError(f"one\nDETAIL: {text}"), KeyError("b")]) from cause
+    except ExceptionGroup as error:
+        structlog.get_logger().error("failed", exc_info=error)
+        logging.getLogger("other").exception("failed")
+    for line in lines(capsys):
+        told = line["exception"]
+        assert text not in str(line)
+        assert told.index("1 validation error for int") < told.index("which led to") < told.index("ExceptionGroup: two")
+        assert told.endswith("KeyError: 'b'")
+        assert told.count("test_logging.py") == 2
+
+
+@pytest.mark.usefixtures("configured")
+def test_an_error_that_is_its_own_cause_ends_nowhere_else(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(settings())
+    first, second = ValueError("first"), ValueError("second")
+    first.__context__, second.__context__ = second, first
+    structlog.get_logger().error("failed", exc_info=first)
+    (line,) = lines(capsys)
+    assert line["exception"].count("ValueError") == 2
+
+
+@pytest.mark.usefixtures("configured")
+def test_libraries_lines_and_warnings_say_whose_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(settings())
+    for name in ("uvicorn.error", "sqlalchemy.pool", "asyncio"):
+        logging.getLogger(name).error("trouble")
+    logging.getLogger("aiokafka.conn").critical("trouble")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(False)
+        logging.captureWarnings(True)  # now in the place of what the block before this one put there
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+    told = lines(capsys)
+    assert [line["logger"] for line in told] == [
+        "uvicorn.error",
+        "sqlalchemy.pool",
+        "asyncio",
+        "aiokafka.conn",
+        "py.warnings",
+    ]
+    assert "DeprecationWarning: old" in told[-1]["event"]
+    assert told[-1]["level"] == "warning"
+
+
+def test_what_nobody_catches_is_told_in_lines_of_json() -> None:
+    program = """
+import asyncio, sys, threading
+from tests.unit.observability.test_logging import settings
+from result_aggregator_service.observability.logging import configure_logging, log_what_nobody_catches
+
+class Falling:
+    def __del__(self): raise ValueError("destructor\\nvalue")
+
+async def fail(): raise ValueError("event loop\\nvalue")
+
+def fail_now(where): raise ValueError(f"{where}\\nvalue")
+
+async def main():
+    log_what_nobody_catches(asyncio.get_running_loop())
+    task = asyncio.create_task(fail())
+    await asyncio.wait({task})
+    del task
+    thread = threading.Thread(target=fail_now, args=("thread",))
+    thread.start()
+    thread.join()
+    falling = Falling()
+    del falling
+    fail_now("process")
+
+configure_logging(settings())
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    told = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {line["event"] for line in told} == {"unhandled_exception"}
+    assert [line["where"] for line in told] == ["event loop", "thread", "destructor", "process"]
+    for line in told:
+        assert line["exception"].endswith(f"ValueError: {line['where']}")
+    assert done.returncode == 1
+
+
+async def test_what_is_bound_for_one_task_is_seen_by_no_other() -> None:
+    """Requests and polls run beside each other; the context of each is its own."""
+    both_are_inside = asyncio.Barrier(2)
+
+    async def work(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        with structlog.contextvars.bound_contextvars(correlation_id=name):
+            await both_are_inside.wait()
+            inside = structlog.contextvars.get_contextvars()
+        return inside, structlog.contextvars.get_contextvars()
+
+    (one, after_one), (two, after_two) = await asyncio.gather(work("one"), work("two"))
+    assert (one["correlation_id"], two["correlation_id"]) == ("one", "two")
+    assert "correlation_id" not in after_one | after_two | structlog.contextvars.get_contextvars()

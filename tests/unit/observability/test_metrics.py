@@ -5,7 +5,9 @@ from pathlib import Path
 
 from prometheus_client import generate_latest
 
-from result_aggregator_service.observability.metrics import Metrics
+from result_aggregator_service.consumer.decoder import InvalidReason
+from result_aggregator_service.observability.metrics import BAD_IN_THESE_WAYS, Metrics, tell_of_process
+from tests.unit.observability.watched import documented, documented_values, read_scrape
 
 # Specification, section 8.
 PROMISED = {
@@ -26,7 +28,7 @@ PROMISED = {
 #: Labels whose values are few by their nature. A new label is to be judged before it is added here.
 BOUNDED = {
     "endpoint", "method", "status_code", "error_type", "topic", "partition", "result", "cache_type", "operation",
-    "status", "phase", "breaker", "task", "service", "status_class", "key", "dependency", "loop",
+    "status", "phase", "breaker", "task", "service", "status_class", "key", "dependency", "loop", "version",
 }  # fmt: skip
 
 
@@ -70,6 +72,44 @@ def test_every_metric_has_the_services_prefix_and_says_what_it_is() -> None:
     for line in generate_latest(Metrics().registry).decode().splitlines():
         if line.startswith("# HELP"):
             assert re.fullmatch(r"# HELP ras_\w+ \S.*\.", line), line
+
+
+def test_the_page_on_metrics_tells_all_of_them_and_no_others_with_their_types_and_labels() -> None:
+    metrics = Metrics()
+    found = {
+        name: (family.type, family.labels)
+        for name, family in documented().items()
+        if not name.startswith(("process_", "python_"))
+    }
+    types = {
+        name: family.type for name, family in read_scrape(generate_latest(metrics.registry).decode()).families.items()
+    }
+    assert found == {name: (types[name], labels) for name, labels in labels_by_name(metrics).items()}
+
+
+def test_the_page_on_metrics_tells_the_values_of_every_label() -> None:
+    labels = {(family.name, label) for family in documented().values() for label in family.labels}
+    assert labels == documented_values(routes=()).keys()
+
+
+def test_what_a_rate_has_to_see_from_the_start_is_there_with_every_value_that_is_told() -> None:
+    values = documented_values(routes=())
+    begun = read_scrape(generate_latest(Metrics().registry).decode()).values
+    for metric in ("messages_processed", "essays_aggregated", "db_operations", "cache_hits", "cache_misses"):
+        assert (f"ras_{metric}_total", *labels_by_name(Metrics())[f"ras_{metric}_total"][:1]) in begun
+    for place in begun:
+        assert begun[place] == values[place], place
+
+
+def test_what_makes_a_message_bad_is_told_by_the_decoders_names() -> None:
+    assert tuple(InvalidReason) == BAD_IN_THESE_WAYS
+
+
+def test_memory_and_processor_time_are_told_once() -> None:
+    metrics = Metrics()
+    tell_of_process(metrics)
+    for name in ("process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"):
+        assert (metrics.registry.get_sample_value(name) or 0) > 0
 
 
 def test_two_sets_of_metrics_do_not_disturb_each_other() -> None:
