@@ -97,6 +97,8 @@ class DatabaseSettings(BaseSettings):
     @classmethod
     def _authority(cls, value: Path | None) -> Path | None:
         """Read now: told of later, a wrong file would look like a server that is away."""
+        if value is None:
+            return None
         try:
             client_context(value)
         except ssl.SSLError:

@@ -1,13 +1,16 @@
 """Waiting for a condition within a bound: a test never sleeps for a time that somebody guessed."""
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar, overload
 
 T = TypeVar("T")
 
 _INTERVAL_SECONDS = 0.02
+_TICK_SECONDS = 0.005
 
 
 @overload
@@ -44,6 +47,38 @@ async def eventually(
             seen = "it failed" if failure is not None else f"it was {value!r}"
             raise AssertionError(f"not within {within:g} s: {what or _name(probe)}; at last {seen}") from failure
         await asyncio.sleep(_INTERVAL_SECONDS)
+
+
+@dataclass
+class Wait:
+    """How long somebody has been kept waiting, in ticks of the event loop."""
+
+    ticks: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.ticks * _TICK_SECONDS
+
+
+@contextlib.asynccontextmanager
+async def kept_waiting() -> AsyncIterator[Wait]:
+    """Time within the block in which the event loop had time.
+
+    A bound on what somebody waits for is a bound on this: a machine that stands still for a second, or is busy with
+    other things, lets no tick of the loop pass meanwhile. It is never more than the clock says.
+    """
+    wait = Wait()
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            wait.ticks += 1
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield wait
+    finally:
+        ticking.cancel()
 
 
 def _name(probe: object) -> str:

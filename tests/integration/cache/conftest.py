@@ -12,7 +12,8 @@ from result_aggregator_service.cache.guarded_redis import GuardedRedis, create_r
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.settings import Settings
 
-TIMEOUT_SECONDS = 0.2
+#: Of a Redis that answers, and on a machine that may be busy.
+PATIENT_SECONDS = 10.0
 
 
 @dataclass
@@ -39,7 +40,8 @@ async def make_replica() -> AsyncIterator[MakeReplica]:
             url: str,
             *,
             ttl_seconds: int = 300,
-            seconds_open: float = 0.5,
+            timeout_seconds: float = PATIENT_SECONDS,
+            seconds_open: float = 600.0,
             representation: str = "00000001",
             sample_rate: float = 0.0,
             sample_patience_seconds: float = 5.0,
@@ -49,12 +51,12 @@ async def make_replica() -> AsyncIterator[MakeReplica]:
                 database_url="postgresql://nowhere/none",
                 internal_api_key="key",
                 redis_url=url,
-                redis_timeout_seconds=TIMEOUT_SECONDS,
+                redis_timeout_seconds=timeout_seconds,
             )
             client = create_redis_client(settings)
             stack.push_async_callback(client.aclose)
             metrics = Metrics()
-            redis = GuardedRedis(client, metrics, timeout_seconds=TIMEOUT_SECONDS, seconds_open=seconds_open)
+            redis = GuardedRedis(client, metrics, timeout_seconds=timeout_seconds, seconds_open=seconds_open)
             cache = RedisCacheManager(
                 redis,
                 metrics,

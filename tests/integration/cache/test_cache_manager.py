@@ -1,6 +1,7 @@
 """The cache's promises, on a real Redis, with replicas that share it."""
 
 import asyncio
+import time
 
 import pytest
 from redis.asyncio import Redis
@@ -244,9 +245,11 @@ async def test_everything_expires(make_replica: MakeReplica, redis_url: str, raw
 async def test_an_answer_whose_time_is_over_is_made_anew(make_replica: MakeReplica, redis_url: str) -> None:
     replica = await make_replica(redis_url, ttl_seconds=1)
     source = Source()
+    begin = time.monotonic()
     old = await read_batch(replica.cache, source)
     source.commit()  # and nobody invalidates
-    assert await read_batch(replica.cache, source) == old
+    again = await read_batch(replica.cache, source)
+    assert again == old or time.monotonic() - begin > 0.9
 
     async def is_new() -> bool:
         return await read_batch(replica.cache, source) != old

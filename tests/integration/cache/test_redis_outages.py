@@ -1,7 +1,6 @@
 """Redis stopped, paused, full and restarted: reads go on, in time, and nothing stale is ever read."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,15 +10,23 @@ from embedded import EmbeddedValkey
 from result_aggregator_service.cache.cache_manager import Answer, KnownTags, Unchanged
 from tests.integration.cache.conftest import MakeReplica, Replica
 from tests.integration.cache.source import Source
-from tests.waiting import eventually
+from tests.waiting import eventually, kept_waiting
 
-PATIENCE_SECONDS = 0.5
+TIMEOUT_SECONDS = 0.5
+#: What a read may wait for Redis in all: its look-up, or the storing of what it found.
+PATIENCE_SECONDS = 1.5 * TIMEOUT_SECONDS
 NOTHING = KnownTags()
 
 
 @pytest.fixture
 async def own_replica(make_replica: MakeReplica, own_valkey: EmbeddedValkey) -> Replica:
     return await make_replica(own_valkey.url)
+
+
+@pytest.fixture
+async def impatient_replica(make_replica: MakeReplica, own_valkey: EmbeddedValkey) -> Replica:
+    """For a Redis that does not answer."""
+    return await make_replica(own_valkey.url, timeout_seconds=TIMEOUT_SECONDS)
 
 
 @pytest.fixture
@@ -30,9 +37,9 @@ async def own_raw(own_valkey: EmbeddedValkey) -> AsyncIterator[Redis]:
 
 
 async def read_within_patience(replica: Replica, source: Source, batch_id: str = "b1") -> Answer | Unchanged | None:
-    started = time.monotonic()
-    answer = await replica.cache.batch_status(batch_id, NOTHING, source)
-    assert time.monotonic() - started < PATIENCE_SECONDS
+    async with kept_waiting() as waited:
+        answer = await replica.cache.batch_status(batch_id, NOTHING, source)
+    assert waited.seconds < PATIENCE_SECONDS
     return answer
 
 
@@ -54,29 +61,29 @@ async def test_while_redis_is_away_every_read_is_answered_from_the_database(
     assert breaker(own_replica) == 2
 
 
-async def test_while_redis_does_not_answer_reads_wait_less_than_half_a_second_and_soon_not_at_all(
-    own_replica: Replica, own_valkey: EmbeddedValkey
+async def test_while_redis_does_not_answer_a_read_waits_for_it_once_and_soon_not_at_all(
+    impatient_replica: Replica, own_valkey: EmbeddedValkey
 ) -> None:
-    source = Source()
-    await read_within_patience(own_replica, source)
+    replica, source = impatient_replica, Source()
+    await read_within_patience(replica, source)
     await asyncio.to_thread(own_valkey.pause)
     for _ in range(5):
-        await read_within_patience(own_replica, source)
-    assert breaker(own_replica) == 2
-    started = time.monotonic()
-    await own_replica.cache.batch_status("b1", NOTHING, source)
-    assert time.monotonic() - started < 0.1
+        await read_within_patience(replica, source)
+    assert breaker(replica) == 2
+    async with kept_waiting() as waited:
+        await replica.cache.batch_status("b1", NOTHING, source)
+    assert waited.seconds < 0.5 * TIMEOUT_SECONDS
     await asyncio.to_thread(own_valkey.resume)
 
 
 async def test_a_crowd_of_readers_waits_no_longer_than_one_while_redis_does_not_answer(
-    own_replica: Replica, own_valkey: EmbeddedValkey
+    impatient_replica: Replica, own_valkey: EmbeddedValkey
 ) -> None:
     source = Source()
     await asyncio.to_thread(own_valkey.pause)
-    started = time.monotonic()
-    await asyncio.gather(*(own_replica.cache.batch_status(f"b{n}", NOTHING, source) for n in range(300)))
-    assert time.monotonic() - started < 2 * PATIENCE_SECONDS
+    async with kept_waiting() as waited:
+        await asyncio.gather(*(impatient_replica.cache.batch_status(f"b{n}", NOTHING, source) for n in range(300)))
+    assert waited.seconds < PATIENCE_SECONDS
     assert source.queries == 300
     await asyncio.to_thread(own_valkey.resume)
 
@@ -127,40 +134,40 @@ async def test_a_reader_who_comes_when_redis_has_just_gone_is_not_joined_to_a_qu
     assert await after == source.present
 
 
-async def test_redis_pausing_between_look_up_and_store_costs_less_than_half_a_second(
-    own_replica: Replica, own_valkey: EmbeddedValkey
+async def test_redis_pausing_between_look_up_and_store_is_waited_for_once(
+    impatient_replica: Replica, own_valkey: EmbeddedValkey
 ) -> None:
     source = Source()
     source.may_return.clear()
-    reader = asyncio.create_task(own_replica.cache.batch_status("b1", NOTHING, source))
+    reader = asyncio.create_task(impatient_replica.cache.batch_status("b1", NOTHING, source))
     await source.read.wait()
     await asyncio.to_thread(own_valkey.pause)
-    started = time.monotonic()
-    source.may_return.set()
-    assert await reader == source.present
-    assert time.monotonic() - started < PATIENCE_SECONDS
-    assert own_replica.metric("ras_cache_errors_total", operation="store") == 1
+    async with kept_waiting() as waited:
+        source.may_return.set()
+        assert await reader == source.present
+    assert waited.seconds < PATIENCE_SECONDS
+    assert impatient_replica.metric("ras_cache_errors_total", operation="store") == 1
     await asyncio.to_thread(own_valkey.resume)
 
 
 async def test_an_invalidation_that_redis_did_not_take_says_so_and_is_tried_each_time(
-    own_replica: Replica, own_valkey: EmbeddedValkey
+    impatient_replica: Replica, own_valkey: EmbeddedValkey
 ) -> None:
     source = Source()
-    old = await read_within_patience(own_replica, source)
+    old = await read_within_patience(impatient_replica, source)
     await asyncio.to_thread(own_valkey.pause)
     source.commit()
     for _ in range(7):
-        started = time.monotonic()
-        assert not await own_replica.cache.invalidate(["b1"], ["u1"])
-        assert time.monotonic() - started < PATIENCE_SECONDS
-    assert own_replica.metric("ras_cache_errors_total", operation="invalidate") == 7
+        async with kept_waiting() as waited:
+            assert not await impatient_replica.cache.invalidate(["b1"], ["u1"])
+        assert waited.seconds < PATIENCE_SECONDS
+    assert impatient_replica.metric("ras_cache_errors_total", operation="invalidate") == 7
     # This replica has lost Redis and does not use it, so it serves nothing stale either.
-    assert await read_within_patience(own_replica, source) != old
+    assert await read_within_patience(impatient_replica, source) != old
     await asyncio.to_thread(own_valkey.resume)
-    assert await own_replica.cache.invalidate(["b1"], ["u1"])
-    assert breaker(own_replica) == 0
-    assert await read_within_patience(own_replica, source) != old
+    assert await impatient_replica.cache.invalidate(["b1"], ["u1"])
+    assert breaker(impatient_replica) == 0
+    assert await read_within_patience(impatient_replica, source) != old
 
 
 async def test_an_invalidation_cut_short_half_way_is_made_good_by_the_next(
@@ -176,20 +183,20 @@ async def test_an_invalidation_cut_short_half_way_is_made_good_by_the_next(
     assert await read_within_patience(own_replica, source) != old
 
 
-async def test_redis_is_used_again_once_it_is_back(own_replica: Replica, own_valkey: EmbeddedValkey) -> None:
-    source = Source()
+async def test_redis_is_used_again_once_it_is_back(make_replica: MakeReplica, own_valkey: EmbeddedValkey) -> None:
+    replica, source = await make_replica(own_valkey.url, seconds_open=2.0), Source()
     await asyncio.to_thread(own_valkey.kill)
-    for _ in range(6):
-        await read_within_patience(own_replica, source)
-    assert breaker(own_replica) == 2
+    for _ in range(5):
+        await read_within_patience(replica, source)
+    assert breaker(replica) == 2
     await asyncio.to_thread(own_valkey.start)
 
     async def a_hit() -> bool:
-        await read_within_patience(own_replica, source)
-        return own_replica.metric("ras_cache_hits_total", cache_type="batch_status") > 0
+        await read_within_patience(replica, source)
+        return replica.metric("ras_cache_hits_total", cache_type="batch_status") > 0
 
-    await eventually(a_hit)
-    assert breaker(own_replica) == 0
+    await eventually(a_hit, within=30)
+    assert breaker(replica) == 0
 
 
 async def test_a_restart_that_loses_all_tokens_lets_no_held_up_reader_store_what_is_old(
