@@ -7,8 +7,10 @@ else `.env`, else its default.
 import json
 import os
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AliasChoices, AliasGenerator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -22,6 +24,9 @@ from result_aggregator_service.failpoints import Armed
 from result_aggregator_service.tls import client_context
 
 PREFIX = "RESULT_AGGREGATOR_SERVICE_"
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
+#: What a Redis URL may say of TLS; whose certificates are trusted is no matter of the URL.
+_REDIS_TLS_OPTIONS = frozenset({"ssl_certfile", "ssl_keyfile", "ssl_password"})
 DEVELOPMENT_API_KEY = "development-only-key"
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -238,6 +243,24 @@ class Settings(DatabaseSettings):
             raise ValueError("names no service, or one without a name; name each service that may ask")
         return value
 
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url(cls, value: SecretStr) -> SecretStr:
+        parts = urlsplit(value.get_secret_value())
+        if parts.scheme not in _REDIS_SCHEMES:
+            raise ValueError("not a URL of Redis; expected redis://, rediss:// (TLS) or unix://")
+        try:
+            _ = parts.port
+        except ValueError as error:
+            raise ValueError(f"not a URL: {error}") from None
+        for option in parse_qs(parts.query, keep_blank_values=True):
+            if option.startswith("ssl_") and option not in _REDIS_TLS_OPTIONS:
+                raise ValueError(
+                    f"{option} is not taken: the certificate and its host name are always verified, "
+                    "with REDIS_SSL_CA_FILE or what the system trusts"
+                )
+        return value
+
     @field_validator("kafka_group_instance_id")
     @classmethod
     def _none_if_empty(cls, value: str | None) -> str | None:
@@ -255,17 +278,12 @@ class Settings(DatabaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _client_certificate_fits_its_key(self) -> Self:
+    def _client_certificates_fit_their_keys(self) -> Self:
         if self.kafka_ssl_cert_file is not None:
-            try:
-                client_context(None).load_cert_chain(self.kafka_ssl_cert_file, self.kafka_ssl_key_file)
-            except ssl.SSLError as error:
-                reason = error.reason or "no PEM"
-                raise ValueError(f"KAFKA_SSL_CERT_FILE: no certificate with the key that fits it: {reason}") from None
-            except OSError as error:
-                raise ValueError(f"KAFKA_SSL_CERT_FILE: it or its key cannot be read: {error.strerror}") from None
+            _present_certificate("KAFKA_SSL_CERT_FILE", self._kafka_ssl)
         elif self.kafka_ssl_key_file is not None:
             raise ValueError("KAFKA_SSL_KEY_FILE: is of no use without KAFKA_SSL_CERT_FILE")
+        _present_certificate("REDIS_URL", self.redis_ssl)
         return self
 
     @property
@@ -283,15 +301,29 @@ class Settings(DatabaseSettings):
             "security_protocol": self.kafka_security_protocol,
         }
         if self.kafka_security_protocol in ("SSL", "SASL_SSL"):
-            context = client_context(self.kafka_ssl_ca_file)
-            if self.kafka_ssl_cert_file:
-                context.load_cert_chain(self.kafka_ssl_cert_file, self.kafka_ssl_key_file)
-            options["ssl_context"] = context
+            options["ssl_context"] = self._kafka_ssl()
         if self.kafka_security_protocol.startswith("SASL") and self.kafka_sasl_password:
             options["sasl_mechanism"] = self.kafka_sasl_mechanism
             options["sasl_plain_username"] = self.kafka_sasl_username
             options["sasl_plain_password"] = self.kafka_sasl_password.get_secret_value()
         return options
+
+    def _kafka_ssl(self) -> ssl.SSLContext:
+        context = client_context(self.kafka_ssl_ca_file)
+        if self.kafka_ssl_cert_file:
+            context.load_cert_chain(self.kafka_ssl_cert_file, self.kafka_ssl_key_file)
+        return context
+
+    def redis_ssl(self) -> ssl.SSLContext | None:
+        """How Redis is to be trusted, and which certificate it is shown, if the URL asks for TLS."""
+        parts = urlsplit(self.redis_url.get_secret_value())
+        if parts.scheme != "rediss":
+            return None
+        context = client_context(self.redis_ssl_ca_file)
+        options = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if "ssl_certfile" in options:
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"), options.get("ssl_password"))
+        return context
 
 
 class SecretFiles(PydanticBaseSettingsSource):
@@ -318,6 +350,16 @@ class SecretFiles(PydanticBaseSettingsSource):
                 # Under the name that the other sources give it; under another, `.env` would win.
                 found[f"{PREFIX}{name.upper()}"] = value
         return found
+
+
+def _present_certificate(name: str, context: Callable[[], object]) -> None:
+    """Make a TLS context, to see that the client's own certificate can be read and fits its key."""
+    try:
+        context()
+    except ssl.SSLError as error:
+        raise ValueError(f"{name}: no certificate with the key that fits it: {error.reason or 'no PEM'}") from None
+    except OSError as error:
+        raise ValueError(f"{name}: the certificate or its key cannot be read: {error.strerror}") from None
 
 
 def _complaint(location: tuple[int | str, ...], message: str) -> str:

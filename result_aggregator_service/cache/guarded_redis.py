@@ -4,12 +4,13 @@ Nothing that the service promises may depend on a call being made: callers go on
 """
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
@@ -45,15 +46,25 @@ def create_redis_client(settings: Settings) -> Redis:
         # Once more, at once: a pooled connection may have died with the server's last process.
         "retry": Retry(NoBackoff(), 1),
     }
-    if settings.redis_ssl_ca_file is not None:
-        options["ssl_ca_certs"] = str(settings.redis_ssl_ca_file)
     pool = BlockingConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
         max_connections=MAX_CONNECTIONS,
         timeout=_CLIENT_TIMEOUT_SECONDS,
         **options,
     )
+    tls = settings.redis_ssl()
+    if tls is not None:
+        pool.connection_class = _TlsConnection
+        pool.connection_kwargs["tls"] = tls
     return Redis.from_pool(pool)
+
+
+class _TlsConnection(SSLConnection):
+    """A connection with a context that is made once; the client's own trusts the system beside the file it is given."""
+
+    def __init__(self, *, tls: ssl.SSLContext, **options: Any) -> None:
+        super().__init__(**options)
+        self.ssl_context.context = tls
 
 
 class GuardedRedis:

@@ -173,11 +173,12 @@ def test_a_secrets_file_is_read_without_the_end_of_its_line(load: Load, tmp_path
 def test_every_secret_may_come_from_a_file(
     environment: Callable[[Mapping[str, str]], None], tmp_path: Path, name: str, prefix: str
 ) -> None:
-    (tmp_path / "secret").write_text(URL)
+    secret = "redis://h/3" if name == "REDIS_URL" else URL
+    (tmp_path / "secret").write_text(secret)
     needed = {"DATABASE_URL": URL, "INTERNAL_API_KEY": "key"}
     needed.pop(name, None)
     environment({**needed, f"{prefix}{name}_FILE": str(tmp_path / "secret")})
-    assert getattr(Settings.load(), name.lower()).get_secret_value() == URL
+    assert getattr(Settings.load(), name.lower()).get_secret_value() == secret
 
 
 def test_a_secrets_file_that_cannot_be_read_is_named(load: Load, tmp_path: Path) -> None:
@@ -267,6 +268,9 @@ def test_a_migration_needs_a_database_and_nothing_else(environment: Callable[[Ma
         ("DATABASE_URL", f"postgresql://u:{SECRET}@h:port/d", "DATABASE_URL: not a URL"),
         ("DATABASE_URL", f"postgresql://user:{SECRET}", "DATABASE_URL: not a URL"),
         ("DATABASE_DIRECT_URL", f"sqlite://{SECRET}", "DATABASE_DIRECT_URL: 'sqlite://' is not PostgreSQL"),
+        ("REDIS_URL", f"http://:{SECRET}@h", "REDIS_URL: not a URL of Redis; expected "),
+        ("REDIS_URL", f"just {SECRET}", "REDIS_URL: not a URL of Redis; expected "),
+        ("REDIS_URL", f"redis://:{SECRET}@h:70000/0", "REDIS_URL: not a URL: Port out of range"),
         ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL", "KAFKA_SASL_USERNAME: SASL_SSL needs it"),
         ("KAFKA_SECURITY_PROTOCOL", "TLS", "KAFKA_SECURITY_PROTOCOL: "),
         ("DATABASE_BREAKER_SECONDS", "0", "DATABASE_BREAKER_SECONDS: "),
@@ -368,10 +372,28 @@ def test_a_client_certificate_fits_its_key(load: Load, tmp_path: Path) -> None:
     one.cert_chain_pems[0].write_to_path(certificate)
     one.private_key_pem.write_to_path(key)
     other.private_key_pem.write_to_path(wrong)
+    load(REDIS_URL=f"rediss://h/0?ssl_certfile={certificate}&ssl_keyfile={key}")
+    said = "REDIS_URL: no certificate with the key that fits it"
+    assert complaint(load, REDIS_URL=f"rediss://h/0?ssl_certfile={certificate}&ssl_keyfile={wrong}").startswith(said)
+    load(REDIS_URL="redis://h")
     assert complaint(load, KAFKA_SSL_KEY_FILE=key).startswith("KAFKA_SSL_KEY_FILE: is of no use")
     load(KAFKA_SSL_CERT_FILE=certificate, KAFKA_SSL_KEY_FILE=key)
     said = "KAFKA_SSL_CERT_FILE: no certificate with the key that fits it"
     assert complaint(load, KAFKA_SSL_CERT_FILE=certificate, KAFKA_SSL_KEY_FILE=wrong).startswith(said)
     assert complaint(load, KAFKA_SSL_CERT_FILE=f"{certificate}?").startswith(
-        "KAFKA_SSL_CERT_FILE: it or its key cannot"
+        "KAFKA_SSL_CERT_FILE: the certificate or its key cannot be read"
     )
+
+
+@pytest.mark.parametrize("option", ["ssl_cert_reqs=none", "ssl_check_hostname=no", "ssl_ca_certs=/x", "ssl_ciphers="])
+def test_a_redis_url_cannot_say_whom_to_trust(load: Load, option: str) -> None:
+    said = complaint(load, REDIS_URL=f"rediss://:{SECRET}@h/0?{option}")
+    assert said.startswith(f"REDIS_URL: {option.split('=')[0]} is not taken: ")
+    assert SECRET not in said
+
+
+def test_redis_with_tls_is_verified_and_without_it_is_not_asked_to_be(load: Load) -> None:
+    assert load(REDIS_URL="redis://h").redis_ssl() is None
+    context = load(REDIS_URL="rediss://h").redis_ssl()
+    assert context is not None
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)

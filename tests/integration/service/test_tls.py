@@ -302,6 +302,7 @@ async def test_a_server_that_cannot_be_trusted_is_refused_with_a_clear_line(
             "KAFKA_BOOTSTRAP_SERVERS": f"{host}:{broker.port}",
             "KAFKA_SECURITY_PROTOCOL": "SSL",
             "KAFKA_SSL_CA_FILE": authority,
+            "SSL_CERT_FILE": str(certificates.authority),
         }
         with (
             ServiceProcess(own_folder / "one", **settings, REDIS_URL=redis_url) as one,
