@@ -190,10 +190,16 @@ class Dependencies:
                 (postgres, migrations), kafka, redis = await asyncio.gather(
                     self._postgres(), self._probe(self._ask_kafka), self._probe(self._ask_redis)
                 )
-                self._answer = {"postgres": postgres, "migrations": migrations, "kafka": kafka, "redis": redis}
+                answer = {"postgres": postgres, "migrations": migrations, "kafka": kafka, "redis": redis}
                 self._asked_at = time.monotonic()
-                for name, state in self._answer.items():
+                for name, state in answer.items():
                     self._metrics.dependency_up.labels(name).set(state.ok)
+                    was_ok = name not in self._answer or self._answer[name].ok
+                    if was_ok and not state.ok:
+                        _log.warning("dependency_away", dependency=name, detail=state.detail)
+                    elif state.ok and not was_ok:
+                        _log.info("dependency_back", dependency=name)
+                self._answer = answer
             return self._answer
 
     async def close(self) -> None:

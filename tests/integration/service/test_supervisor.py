@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import NoReturn
 
 import pytest
+from structlog.testing import capture_logs
 
 from embedded import EmbeddedPostgres
 from result_aggregator_service.heartbeat import Heartbeat
@@ -186,25 +187,35 @@ async def test_each_dependency_is_told_as_it_is(
     assert "127.0.0.1" in (states["kafka"].detail or "")
 
 
-async def test_a_server_that_hangs_keeps_nobody_waiting_for_an_answer_about_it(
+async def test_a_server_that_hangs_keeps_nobody_waiting_for_an_answer_about_it_and_is_told_of_once(
     own_postgres: EmbeddedPostgres, redis_url: str
 ) -> None:
     await asyncio.to_thread(migrate, own_postgres.url)
     settings = settings_for(own_postgres.url, kafka_bootstrap_servers="127.0.0.1:9", redis_url=redis_url)
     async with container_of(settings) as container:
         dependencies = await container.get(Dependencies)
-        assert (await dependencies.states())["postgres"].ok
-        own_postgres.pause()
-        try:
+        with capture_logs() as lines:
+            assert (await dependencies.states())["postgres"].ok
+            own_postgres.pause()
+            try:
 
-            async def told() -> bool:
-                async with asyncio.timeout(3.0):  # to roll back takes longer
-                    return not (await dependencies.states())["postgres"].ok
+                async def told() -> bool:
+                    async with asyncio.timeout(3.0):  # to roll back takes longer
+                        return not (await dependencies.states())["postgres"].ok
 
-            await eventually(told)
-        finally:
-            own_postgres.resume()
-        await eventually(lambda: _is_there(dependencies))
+                await eventually(told)
+                first = await dependencies.states()
+                await eventually(lambda: _is_asked_again(dependencies, first))
+            finally:
+                own_postgres.resume()
+            await eventually(lambda: _is_there(dependencies))
+    changes = [(line["event"], line["dependency"]) for line in lines if line["event"].startswith("dependency_")]
+    assert changes[0] == ("dependency_away", "kafka")
+    assert [event for event, name in changes if name == "postgres"] == ["dependency_away", "dependency_back"]
+
+
+async def _is_asked_again(dependencies: Dependencies, before: object) -> bool:
+    return await dependencies.states() is not before
 
 
 async def _is_there(dependencies: Dependencies) -> bool:
