@@ -30,11 +30,13 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import make_url
 from structlog.testing import capture_logs
 
 from embedded import ApacheKafka, server_folder
 from embedded.process import LOOPBACK, free_port, plain_environment
+from result_aggregator_service.cache.guarded_redis import create_redis_client
 from result_aggregator_service.storage.engine import connect_directly
 from tests.integration.service.process import ServiceProcess
 from tests.integration.service.wiring import KEY, Wire, settings_for
@@ -291,6 +293,7 @@ async def test_a_server_that_cannot_be_trusted_is_refused_with_a_clear_line(
         url = through(postgres, database_url, host, ssl_mode="require")
         with pytest.raises(ssl.SSLCertVerificationError):  # the relay's connection, which is not of the pool
             await connect_directly(settings_for(url, database_ssl_ca_file=authority))
+        await _redis_is_refused(through(redis, redis_url, host), authority, FAULTS[fault])
         settings = {
             "DATABASE_URL": url,
             "DATABASE_SSL_CA_FILE": authority,
@@ -322,6 +325,17 @@ async def test_a_server_that_cannot_be_trusted_is_refused_with_a_clear_line(
             await eventually(cache_is_left_alone, within=60)
             assert "Traceback" not in one.output() + other.output()
         assert (postgres.accepted, redis.accepted, broker.accepted) == (0, 0, 0)
+
+
+async def _redis_is_refused(url: str, authority: str, reason: str) -> None:
+    """Its refusal is told of as Kafka's is, beside which it does not show in a process."""
+    client = create_redis_client(settings_for("postgresql://nowhere/none", redis_url=url, redis_ssl_ca_file=authority))
+    with capture_logs() as lines, pytest.raises(RedisConnectionError):
+        await client.ping()
+    await client.aclose()
+    told = [line["reason"] for line in lines if line["event"] == "certificate_refused"]
+    assert told
+    assert all(said.startswith(reason) for said in told)
 
 
 async def test_the_migrations_trust_nobody_else_either(database_url: str, certificates: Certificates) -> None:
