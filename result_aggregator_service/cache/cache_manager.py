@@ -8,7 +8,6 @@ import asyncio
 import re
 from collections.abc import Collection, Coroutine, Hashable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -16,7 +15,7 @@ import structlog
 from result_aggregator_service.cache.background import Background
 from result_aggregator_service.cache.compression import plain
 from result_aggregator_service.cache.guarded_redis import GuardedRedis, RedisUnavailableError
-from result_aggregator_service.cache.lookups import ANY_TAG, ETAG_LENGTH, Command, KeptConnections, Lookups, Stored
+from result_aggregator_service.cache.lookups import ANY_TAG, ETAG_LENGTH, Lookups, Stored
 from result_aggregator_service.cache.places import Place, forget
 from result_aggregator_service.cache.sampler import PATIENCE_SECONDS, Sampler
 from result_aggregator_service.cache.single_flight import NextFlight, SingleFlight
@@ -202,10 +201,7 @@ class RedisCacheManager:
         self._ttl_seconds = ttl_seconds
         self._token_ttl_seconds = 2 * ttl_seconds
         self._representation = representation
-        self._connections = KeptConnections()
-        self._lookups = Lookups(
-            redis, self._connections, representation=representation, token_ttl_seconds=self._token_ttl_seconds
-        )
+        self._lookups = Lookups(redis, representation=representation, token_ttl_seconds=self._token_ttl_seconds)
         self._flights = SingleFlight()
         self._reads = _SharedReads()
         self._refreshes = Background(at_once=_REFRESHES_AT_ONCE)
@@ -274,11 +270,8 @@ class RedisCacheManager:
         keys = [place.token, place.key] if place.pages is None else [place.token, place.key, place.pages]
         value = b"".join((token, self._representation.encode(), answer.etag.encode(), answer.body))
         limits = (self._ttl_seconds, self._token_ttl_seconds, MAX_PAGES_OF_A_USER)
-        command: Command = ("EVAL", _STORE, len(keys), *keys, token, value, *limits)
         try:
-            (stored,) = await self._redis.call("store", partial(self._connections.exchange, [command]))
-            if isinstance(stored, Exception):
-                raise self._redis.refused("store", stored)
+            stored = await self._redis.execute("store", "EVAL", _STORE, len(keys), *keys, token, value, *limits)
         except RedisUnavailableError as error:
             log.debug("answer_not_cached", reason=str(error))
             return answer, False

@@ -5,7 +5,8 @@ Nothing that the service promises may depend on a call being made: callers go on
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from result_aggregator_service.cache.kept_connections import Command, KeptConnections
 from result_aggregator_service.observability.logging import first_line
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.resilience.circuit_breaker import BreakerState, CircuitBreaker
@@ -79,6 +81,7 @@ class GuardedRedis:
         self._seconds_open = seconds_open
         self._probing = False
         self._breaker_opened = False
+        self._connections = KeptConnections()
         self._last_failure = ""
         self._breaker = CircuitBreaker(seconds_open=seconds_open, on_change=self._breaker_changed)
 
@@ -99,7 +102,7 @@ class GuardedRedis:
                 answer = await command(self._client)
         except ResponseError as error:
             self._breaker.succeeded()
-            raise self.refused(operation, error) from error
+            raise self._refused(operation, error) from error
         except (RedisError, OSError, TimeoutError) as error:
             self._metrics.cache_errors.labels(operation).inc()
             # An open breaker is passed by writers only; what they meet must not keep it open for longer.
@@ -113,7 +116,30 @@ class GuardedRedis:
         self._breaker.succeeded()
         return answer
 
-    def refused(self, operation: str, error: Exception) -> RedisUnavailableError:
+    async def exchange(
+        self, operation: str, commands: Sequence[Command], *, even_if_in_trouble: bool = False
+    ) -> list[Any]:
+        """Send commands together; return their answers, for a refused one what could be raised.
+
+        Raises:
+            RedisUnavailableError: as `call` does.
+        """
+        exchange = partial(self._connections.exchange, commands)
+        answers = await self.call(operation, exchange, even_if_in_trouble=even_if_in_trouble)
+        return [self._refused(operation, each) if isinstance(each, ResponseError) else each for each in answers]
+
+    async def execute(self, operation: str, *command: str | int | bytes) -> Any:
+        """Send one command; return its answer.
+
+        Raises:
+            RedisUnavailableError: as `call` does.
+        """
+        (answer,) = await self.exchange(operation, [command])
+        if isinstance(answer, RedisUnavailableError):
+            raise answer
+        return answer
+
+    def _refused(self, operation: str, error: Exception) -> RedisUnavailableError:
         """Count that Redis refuses a call (it is full, say). It is there all the same, and may take others."""
         self._metrics.cache_errors.labels(operation).inc()
         return RedisUnavailableError(f"{operation}: {error}")

@@ -57,7 +57,7 @@ class RedisIdempotencyMarks:
             return set()
         prefix, ids = _prefix(database_id), _joined(event_ids)
         try:
-            places = await self._redis.call("seen", lambda redis: redis.eval(_SEEN, 0, prefix, ids))
+            places = await self._redis.execute("seen", "EVAL", _SEEN, 0, prefix, ids)
         except RedisUnavailableError as error:
             log.debug("marks_not_read", reason=str(error))
             return set()
@@ -69,7 +69,7 @@ class RedisIdempotencyMarks:
             return
         prefix, ids = _prefix(database_id), _joined(event_ids)
         try:
-            await self._redis.call("mark", lambda redis: redis.eval(_MARK, 0, prefix, ids, str(self._ttl_seconds)))
+            await self._redis.execute("mark", "EVAL", _MARK, 0, prefix, ids, self._ttl_seconds)
         except RedisUnavailableError as error:
             log.debug("messages_not_marked", reason=str(error))
 

@@ -7,23 +7,15 @@ the last of them came, and a thousand readers of one batch ask Redis once.
 import asyncio
 import secrets
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple
-
-from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from typing import NamedTuple
 
 from result_aggregator_service.cache.guarded_redis import GuardedRedis, RedisUnavailableError
+from result_aggregator_service.cache.kept_connections import Command
 
 TOKEN_LENGTH = 32
 ETAG_LENGTH = 32
 #: Among the tags that a client knows: it has an answer, whatever its tag.
 ANY_TAG = "*"
-
-#: So many connections are kept out of the client's pool, which others need, too.
-_KEPT_CONNECTIONS = 4
 
 # Answers of a batch of thirty essays take some 60 kB: so many of them come well within the time limit.
 _AT_ONCE = 32
@@ -47,9 +39,6 @@ for known = 4, #ARGV do
 end
 return {{token, left, etag, redis.call('GETRANGE', KEYS[2], #header, -1)}}
 """
-
-
-Command = tuple[str | int | bytes, ...]
 
 
 class Stored(NamedTuple):
@@ -84,13 +73,10 @@ class _Batch:
 class Lookups:
     """The look-ups of one process."""
 
-    def __init__(
-        self, redis: GuardedRedis, connections: "KeptConnections", *, representation: str, token_ttl_seconds: int
-    ) -> None:
+    def __init__(self, redis: GuardedRedis, *, representation: str, token_ttl_seconds: int) -> None:
         self._redis = redis
         self._representation = representation
         self._token_ttl_seconds = token_ttl_seconds
-        self._connections = connections
         self._unsent: _Batch | None = None
 
     async def look(self, token_key: str, key: str, known: tuple[str, ...] = ()) -> Looked:
@@ -115,12 +101,11 @@ class Lookups:
     async def _ask(self, batch: _Batch) -> dict[_Question, Looked | RedisUnavailableError]:
         if self._unsent is batch:
             self._unsent = None
-
-        results = await self._redis.call("read", partial(self._connections.exchange, self._commands(batch.questions)))
+        answers = await self._redis.exchange("read", self._commands(batch.questions))
         # An error may be of one question alone: a full Redis makes no token, and still tells of those that are there.
         return {
-            question: self._redis.refused("read", result) if isinstance(result, Exception) else _looked(*result)
-            for question, result in zip(batch.questions, results, strict=True)
+            question: answer if isinstance(answer, RedisUnavailableError) else _looked(*answer)
+            for question, answer in zip(batch.questions, answers, strict=True)
         }
 
     def _commands(self, questions: Sequence[_Question]) -> list[Command]:
@@ -139,51 +124,6 @@ class Lookups:
             )
             for question in questions
         ]
-
-
-class KeptConnections:
-    """Connections kept at hand: to take one from the client's pool, and to give it back, costs more than a look-up."""
-
-    def __init__(self) -> None:
-        self._idle: list[AbstractConnection] = []
-
-    async def exchange(self, commands: Sequence[Command], redis: Redis) -> list[Any]:
-        """Send commands together; return their answers, for a refused one its ResponseError."""
-        if self._idle:
-            try:
-                return await self._exchange(self._idle.pop(), commands, redis)
-            except RedisConnectionError:
-                # It may have died with the server's last process, and so may the others; once more, with a new one.
-                while self._idle:
-                    await _give_up(self._idle.pop(), redis)
-        connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-        return await self._exchange(connection, commands, redis)
-
-    async def _exchange(self, connection: AbstractConnection, commands: Sequence[Command], redis: Redis) -> list[Any]:
-        try:
-            await connection.send_packed_command(connection.pack_commands(commands))
-            answers = [await _answer(connection) for _ in commands]
-        except BaseException:
-            await _give_up(connection, redis)
-            raise
-        if len(self._idle) < _KEPT_CONNECTIONS:
-            self._idle.append(connection)
-        else:
-            await redis.connection_pool.release(connection)
-        return answers
-
-
-async def _answer(connection: AbstractConnection) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as error:
-        return error
-
-
-async def _give_up(connection: AbstractConnection, redis: Redis) -> None:
-    """Give a connection back without what may still come on it."""
-    await connection.disconnect(nowait=True)
-    await redis.connection_pool.release(connection)
 
 
 def _looked(token: bytes, left: int | None = None, etag: bytes = b"", body: bytes | None = None) -> Looked:

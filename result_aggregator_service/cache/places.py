@@ -4,16 +4,15 @@ Each batch and each user has a random token, under which all answers about it ar
 them is a hit. Forgetting removes it, and it never comes back. That takes no memory, so it works in a full Redis too.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import Literal
 
 import structlog
-from redis.asyncio import Redis
 
 from result_aggregator_service.cache.guarded_redis import GuardedRedis, RedisUnavailableError
+from result_aggregator_service.cache.kept_connections import Command
 
 CacheType = Literal["batch_status", "user_batches"]
 
@@ -63,11 +62,14 @@ async def forget(redis: GuardedRedis, batch_ids: Collection[str], user_ids: Coll
     """
     batches = list(chain.from_iterable((_batch_token(b), _batch_key(b)) for b in sorted(batch_ids)))
     users = list(chain.from_iterable((_user_token(u), _user_pages(u)) for u in sorted(user_ids)))
+    of_batches: list[Command] = [("UNLINK", *keys) for keys in _chunks(batches, 2 * _BATCHES_AT_ONCE)]
+    of_users: list[Command] = [("EVAL", _FORGET_USERS, len(keys), *keys) for keys in _chunks(users, 2 * _USERS_AT_ONCE)]
     try:
-        for keys in _chunks(batches, 2 * _BATCHES_AT_ONCE):
-            await redis.call("invalidate", partial(_forget_batches, keys), even_if_in_trouble=True)
-        for keys in _chunks(users, 2 * _USERS_AT_ONCE):
-            await redis.call("invalidate", partial(_forget_users, keys), even_if_in_trouble=True)
+        for commands in zip_longest(of_batches, of_users):
+            together = [command for command in commands if command is not None]
+            for answer in await redis.exchange("invalidate", together, even_if_in_trouble=True):
+                if isinstance(answer, RedisUnavailableError):
+                    raise answer
     except RedisUnavailableError as error:
         log.info("invalidation_not_taken", batches=len(batch_ids), users=len(user_ids), reason=str(error))
         return False
@@ -92,14 +94,6 @@ def _user_token(user_id: str) -> str:
 
 def _user_pages(user_id: str) -> str:
     return f"ras:user-pages:{user_id}"
-
-
-async def _forget_batches(keys: Sequence[str], redis: Redis) -> None:
-    await redis.unlink(*keys)
-
-
-async def _forget_users(keys: Sequence[str], redis: Redis) -> None:
-    await redis.eval(_FORGET_USERS, len(keys), *keys)
 
 
 def _chunks(keys: list[str], size: int) -> list[list[str]]:

@@ -55,7 +55,7 @@ class RedisPoisonPills:
         )
         pill = f"poison_pill:{message.topic}:{message.partition}:{message.offset}"
         try:
-            await self._redis.call("poison_pill", lambda redis: redis.set(pill, copy, ex=self._ttl_seconds))
+            await self._redis.execute("poison_pill", "SET", pill, copy, "EX", self._ttl_seconds)
         except RedisUnavailableError as unavailable:
             log.debug("poison_pill_not_stored", pill=pill, reason=str(unavailable))
 

@@ -225,7 +225,9 @@ class Consumer:
         wait = partial(self._wait_for_postgresql, taken.generation)
         try:
             async with self._showing_life(consumer, taken.generation):
-                handled = await self._handler.handle_poll(taken.poll, wait)
+                # What has come meanwhile is fetched beside the commit.
+                fetch_on = partial(self._intake.fetch_on, consumer)
+                handled = await self._handler.handle_poll(taken.poll, wait, nearly_done=fetch_on)
                 if taken.generation != self._generation:
                     raise AbandonedError("the group was rebalanced")
                 await self._commits.begin(consumer, _ends(taken.records))

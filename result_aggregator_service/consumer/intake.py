@@ -1,13 +1,15 @@
 """Takes polls from Kafka; of a backlog the oldest messages of all partitions, in whatever order they are fetched.
 
 So what is said of a batch on different topics comes in few polls, and each costs less: aiokafka by itself empties one
-partition after the other. Invariant: `begun` and what is unread are of the present assignment only, once it is told
-to `forget` the one before.
+partition after the other. Where there is no backlog, nothing is fetched while a poll is handled: aiokafka would fetch
+the first message that comes and then nothing before that is taken, and all the others would come a poll later.
+Invariant: `begun` and what is unread are of the present assignment only, once it is told to `forget` the one before.
 """
 
 import asyncio
 import heapq
 from collections import deque
+from collections.abc import Set
 from itertools import chain, islice
 from operator import attrgetter
 
@@ -28,6 +30,7 @@ class Intake:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._unread: dict[tuple[str, int], deque[KafkaRecord]] = {}
+        self._paused: Set[TopicPartition] = frozenset()
         self.begun: dict[TopicPartition, int] = {}
 
     def __bool__(self) -> bool:
@@ -40,12 +43,19 @@ class Intake:
         self.begun.clear()
 
     async def take(self, consumer: AIOKafkaConsumer) -> list[KafkaRecord]:
-        """Take a poll as soon as there is anything, up to the limit; an empty one after half a second of nothing."""
+        """Take a poll as soon as there is anything, up to the limit; an empty one after half a second of nothing.
+
+        If it is not full, nothing more is fetched before the next one is taken, or `fetch_on` is called.
+        """
+        self.fetch_on(consumer)
         if not self._unread:
             await self._read(consumer, timeout_ms=_POLL_TIMEOUT_MS, max_records=self._limit)
             if self._missing() > 0:
                 taken = list(chain.from_iterable(self._unread.values()))
                 self._unread.clear()
+                if taken:  # before aiokafka's fetcher has a turn
+                    self._paused = consumer.assignment()
+                    consumer.pause(*self._paused)
                 return taken
         partitions = consumer.assignment()
         for partition in partitions:
@@ -56,6 +66,11 @@ class Intake:
         if (missing := self._missing()) > 0:
             await self._read(consumer, timeout_ms=0, max_records=missing)
         return self._oldest()
+
+    def fetch_on(self, consumer: AIOKafkaConsumer) -> None:
+        """Fetch again what comes."""
+        paused, self._paused = self._paused, frozenset()
+        consumer.resume(*(paused & consumer.assignment()))
 
     def _missing(self) -> int:
         """How many more are needed for a full poll."""

@@ -90,8 +90,10 @@ class PollHandler:
         """
         return await self.handle_poll(await self.decode(records), wait, again=again)
 
-    async def handle_poll(self, poll: Poll, wait: Wait, *, again: bool = False) -> Handled:
-        """Project a poll and make it fresh for readers; `again`: also what has been folded before.
+    async def handle_poll(
+        self, poll: Poll, wait: Wait, *, again: bool = False, nearly_done: Callable[[], None] = lambda: None
+    ) -> Handled:
+        """Project a poll and make it fresh for readers; `again`, `nearly_done`: as in `Projector.project`.
 
         A part whose content is refused is halved, until the message to blame stands alone and goes to quarantine.
         """
@@ -102,15 +104,12 @@ class PollHandler:
             part = parts.popleft()
             with bound_contextvars(**of_one(part)):
                 try:
-                    projected = await self.retried(wait, "project", partial(self._project, part, again))
+                    projected = await self.retried(wait, "project", partial(self._project, part, again, nearly_done))
                 except RefusedContentError as refused:
                     _log.warning("poll_refused", messages=len(part), error=first_line(refused.__cause__))
                     parts.extendleft(reversed(_narrowed(part, refused)))
                     continue
-                if projected.touched.batch_ids or projected.touched.user_ids:
-                    failpoint(Failpoint.CACHE_INVALIDATE_BEFORE)
-                    await self.retried(wait, "invalidate", partial(self._invalidator.invalidate, projected.touched))
-                    failpoint(Failpoint.CACHE_INVALIDATE_AFTER)
+                await asyncio.gather(self._freshen(wait, projected.touched), self._projector.mark(projected))
                 for message in part.bad:
                     await self._poison_pills.store(message)
                 self._count(projected, part.bad)
@@ -121,9 +120,15 @@ class PollHandler:
                 handled.batch_ids |= projected.touched.batch_ids
         return handled
 
-    async def _project(self, part: Poll, again: bool) -> Projected:
+    async def _project(self, part: Poll, again: bool, nearly_done: Callable[[], None]) -> Projected:
         with self._tracing.transaction("project"):
-            return await self._projector.project(part, again=again)
+            return await self._projector.project(part, again=again, nearly_done=nearly_done)
+
+    async def _freshen(self, wait: Wait, touched: Touched) -> None:
+        if touched.batch_ids or touched.user_ids:
+            failpoint(Failpoint.CACHE_INVALIDATE_BEFORE)
+            await self.retried(wait, "invalidate", partial(self._invalidator.invalidate, touched))
+            failpoint(Failpoint.CACHE_INVALIDATE_AFTER)
 
     async def decode(self, records: Iterable[KafkaRecord]) -> Poll:
         """Decode a poll, in turns between which the loop can answer requests.

@@ -5,7 +5,7 @@ Invariant: when `project` returns, everything in the poll is durable, or is know
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -56,6 +56,13 @@ class KafkaRecord(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
+class _Marked(NamedTuple):
+    """Messages that a database has folded, as far as is remembered."""
+
+    event_ids: set[UUID]
+    database_id: str
+
+
 class Message(NamedTuple):
     """A decoded message and the record it was read from."""
 
@@ -93,7 +100,7 @@ class Poll:
 class Projected:
     """What came of a poll: events folded now and before, whose answers may have changed, essay results.
 
-    `folded_again` is how many of the folded the inbox knew already.
+    `folded_again` is how many of the folded the inbox knew already; `database_id` names the database that has them now.
     """
 
     folded: list[Event] = field(default_factory=list)
@@ -101,6 +108,7 @@ class Projected:
     duplicates: list[Event] = field(default_factory=list)
     touched: Touched = field(default_factory=Touched)
     results: Counter[Phase] = field(default_factory=Counter)
+    database_id: str = ""
 
 
 def _firsts(messages: Sequence[Message], event_ids: set[UUID]) -> tuple[list[Event], list[Event]]:
@@ -151,54 +159,83 @@ class Projector:
         self._completion = completion
         self._quarantine = quarantine
         self._marks = marks
+        self._database_id = ""
 
-    async def project(self, poll: Poll, *, again: bool = False) -> Projected:
-        """Project a poll; nothing of it is kept if this raises. `again`: fold also what has been folded before."""
+    async def project(
+        self, poll: Poll, *, again: bool = False, nearly_done: Callable[[], None] = lambda: None
+    ) -> Projected:
+        """Project a poll; nothing of it is kept if this raises.
+
+        Args:
+            poll: what to project.
+            again: fold also what has been folded before.
+            nearly_done: called when all is said but the commit.
+        """
         projected = Projected()
-        database_id = ""
+        entries = {
+            m.event.clock.event_id: InboxEntry(
+                m.event.clock.event_id, m.record.topic, m.record.partition, m.record.offset
+            )
+            for m in reversed(poll.messages)
+        }
         failpoint(Failpoint.TRANSACTION_BEGIN_BEFORE)
-        async with self._database.transaction() as session:
+        async with (
+            _meanwhile(self._marked(() if again else entries)) as looking,
+            self._database.transaction() as session,
+        ):
             failpoint(Failpoint.TRANSACTION_BEGIN_AFTER)
             if poll.bad:
                 await self._quarantine.store(session, poll.bad)
                 failpoint(Failpoint.STATEMENTS_QUARANTINE_AFTER)
             if poll.messages:
-                database_id = await self._inbox.database_identity(session)
-                await self._fold(session, database_id, poll.messages, projected, again)
+                await self._fold(session, poll.messages, entries, await looking, projected, again)
+            nearly_done()
             failpoint(Failpoint.TRANSACTION_COMMIT_BEFORE)
         failpoint(Failpoint.TRANSACTION_COMMIT_AFTER)
-        if projected.folded:
-            await self._marks.mark(database_id, [event.clock.event_id for event in projected.folded])
-            failpoint(Failpoint.MARKS_WRITE_AFTER)
         return projected
 
-    async def _enter(self, session: WriteSession, entries: Mapping[UUID, InboxEntry]) -> set[UUID]:
-        return await self._inbox.enter(session, list(entries.values())) if entries else set()
+    async def mark(self, projected: Projected) -> None:
+        """Mark what was folded, to spare the look-up where it comes again."""
+        if projected.folded:
+            await self._marks.mark(projected.database_id, [event.clock.event_id for event in projected.folded])
+            failpoint(Failpoint.MARKS_WRITE_AFTER)
+
+    async def _marked(self, event_ids: Collection[UUID]) -> _Marked:
+        """Those that are marked as of the database of the poll before; asked beside that of this one."""
+        database_id = self._database_id
+        if not (event_ids and database_id):
+            return _Marked(set(), database_id)
+        return _Marked(await self._marks.seen(database_id, list(event_ids)), database_id)
+
+    async def _enter(
+        self, session: WriteSession, entries: Mapping[UUID, InboxEntry], marked: _Marked, projected: Projected
+    ) -> set[UUID]:
+        """Enter what is not marked; and what is, where the marks turn out to be of another database."""
+        entered, projected.database_id = await self._inbox.enter(
+            session, [entry for event_id, entry in entries.items() if event_id not in marked.event_ids]
+        )
+        if marked.event_ids and marked.database_id != projected.database_id:
+            entered |= (await self._inbox.enter(session, [entries[each] for each in marked.event_ids])).event_ids
+        self._database_id = projected.database_id
+        return entered
 
     async def _fold(
         self,
         session: WriteSession,
-        database_id: str,
         messages: Sequence[Message],
+        entries: Mapping[UUID, InboxEntry],
+        marked: _Marked,
         projected: Projected,
         again: bool,
     ) -> None:
-        entries = {
-            m.event.clock.event_id: InboxEntry(
-                m.event.clock.event_id, m.record.topic, m.record.partition, m.record.offset
-            )
-            for m in reversed(messages)
-        }
-        if not again:
-            for event_id in await self._marks.seen(database_id, list(entries)):
-                del entries[event_id]
-        new, known = _firsts(messages, set(entries))
-        async with _meanwhile(self._enter(session, entries)) as entering:
+        unmarked = entries.keys() - marked.event_ids
+        new, known = _firsts(messages, set(unmarked))
+        async with _meanwhile(self._enter(session, entries, marked, projected)) as entering:
             facts = await _folded(new)
             entered = await entering
         failpoint(Failpoint.STATEMENTS_INBOX_AFTER)
-        projected.folded_again = len(entries.keys() - entered) if again else 0
-        if not again and len(entered) < len(entries):
+        projected.folded_again = len(entries) - len(entered) if again else 0
+        if not again and entered != unmarked:
             new, known = _firsts(messages, entered)
             facts = await _folded(new)
         projected.folded, projected.duplicates = new, known

@@ -10,17 +10,17 @@ from sqlalchemy import text
 
 from result_aggregator_service.storage.session import WriteSession
 
+# The database's name is of this very database: a new, restored or promoted one has another.
 _ENTER = text(
     """
-    INSERT INTO processed_events (event_id, topic, "partition", "offset")
-    SELECT * FROM unnest(CAST(:event_ids AS uuid[]), CAST(:topics AS text[]), CAST(:partitions AS integer[]),
-                         CAST(:offsets AS bigint[])) AS entry(event_id, topic, "partition", "offset")
-    ORDER BY event_id ON CONFLICT DO NOTHING RETURNING event_id
-    """
-)
-_DATABASE_IDENTITY = text(
-    """
-    SELECT s.database_id || '-' || c.system_identifier || '-' || k.timeline_id || '-' || 'service_state'::regclass::oid
+    WITH entered AS (
+        INSERT INTO processed_events (event_id, topic, "partition", "offset")
+        SELECT * FROM unnest(CAST(:event_ids AS uuid[]), CAST(:topics AS text[]), CAST(:partitions AS integer[]),
+                             CAST(:offsets AS bigint[])) AS entry(event_id, topic, "partition", "offset")
+        ORDER BY event_id ON CONFLICT DO NOTHING RETURNING event_id
+    )
+    SELECT s.database_id || '-' || c.system_identifier || '-' || k.timeline_id || '-' || 'service_state'::regclass::oid,
+           ARRAY(SELECT event_id FROM entered)
     FROM service_state s, pg_control_system() c, pg_control_checkpoint() k
     """
 )
@@ -44,18 +44,22 @@ class InboxEntry(NamedTuple):
     offset: int
 
 
+class Entered(NamedTuple):
+    """The ids of the messages that were not in the inbox yet, and the name of the database whose inbox it is."""
+
+    event_ids: set[UUID]
+    database_id: str
+
+
 class Inbox:
     """The table of messages that have been folded."""
 
-    async def database_identity(self, session: WriteSession) -> str:
-        """Names this very database: a new, restored or promoted one has another name."""
-        return str((await session.scalars(_DATABASE_IDENTITY)).one())
-
-    async def enter(self, session: WriteSession, entries: Sequence[InboxEntry]) -> set[UUID]:
-        """Enter messages; return the ids of those that were not there yet."""
-        event_ids, topics, partitions, offsets = zip(*entries, strict=True)
+    async def enter(self, session: WriteSession, entries: Sequence[InboxEntry]) -> Entered:
+        """Enter messages, if there are any."""
+        event_ids, topics, partitions, offsets = zip(*entries, strict=True) if entries else ((), (), (), ())
         columns = {"event_ids": event_ids, "topics": topics, "partitions": partitions, "offsets": offsets}
-        return set(await session.scalars(_ENTER, columns))
+        database_id, entered = (await session.execute(_ENTER, columns)).one()
+        return Entered(set(entered), database_id)
 
     async def forget(self, session: WriteSession, *, older_than_seconds: float, rows: int) -> int:
         """Delete up to `rows` entries older than that; return how many there were."""

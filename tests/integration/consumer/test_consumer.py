@@ -69,10 +69,13 @@ class HeldProjector:
         self.asked = asyncio.Event()
         self.may = asyncio.Event()
 
-    async def project(self, poll: Poll, *, again: bool = False) -> Projected:
+    async def project(self, poll: Poll, **how: Any) -> Projected:
         self.asked.set()
         await self.may.wait()
-        return await self._projector.project(poll, again=again)
+        return await self._projector.project(poll, **how)
+
+    async def mark(self, projected: Projected) -> None:
+        await self._projector.mark(projected)
 
 
 async def consumer_with(
@@ -436,12 +439,12 @@ class GivingUp:
         self._decoded += bool(poll.messages)
         return poll
 
-    async def handle_poll(self, poll: Poll, wait: Wait) -> Handled:
+    async def handle_poll(self, poll: Poll, wait: Wait, **how: Any) -> Handled:
         self._polls += 1
         if self._polls == 2:
             await eventually(lambda: self._decoded == 3, within=20, what="the next poll taken ahead")
             raise AbandonedError("as a rebalance would")
-        return await self._handler.handle_poll(poll, wait)
+        return await self._handler.handle_poll(poll, wait, **how)
 
 
 @pytest.mark.apache_kafka
@@ -476,13 +479,13 @@ class GivingUpWhatWaits:
         waited_for: int = self.consumer._member._subscription._fetch_count
         return waited_for
 
-    async def handle_poll(self, poll: Poll, wait: Wait) -> Handled:
+    async def handle_poll(self, poll: Poll, wait: Wait, **how: Any) -> Handled:
         if not self.given_up:
             self.given_up = True
             await eventually(lambda: self._waited_for() == 1, within=20, what="the next poll waited for")
             raise AbandonedError("as a rebalance would")
         self.waited_for = self._waited_for()
-        return await self._handler.handle_poll(poll, wait)
+        return await self._handler.handle_poll(poll, wait, **how)
 
 
 @pytest.mark.apache_kafka

@@ -82,7 +82,9 @@ class ReadModel:
 
     async def poll(self, *items: Event | Lying, again: bool = False) -> Projected:
         """Project one poll; `again`: whatever is known of its messages."""
-        return await self.projector.project(poll_of(*items), again=again)
+        projected = await self.projector.project(poll_of(*items), again=again)
+        await self.projector.mark(projected)
+        return projected
 
     async def announced(self, topic: str | None = BATCH_RESULTS_READY) -> list[dict[str, Any]]:
         """The messages of a topic (None: of all) in the outbox, in their order."""

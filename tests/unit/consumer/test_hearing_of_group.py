@@ -26,7 +26,7 @@ async def decode(_: object) -> Poll:
     return Poll((), ())
 
 
-async def handle(*_: object) -> Handled:
+async def handle(*_: object, **__: object) -> Handled:
     """Handle a poll."""
     return Handled()
 
@@ -39,7 +39,10 @@ class Stand:
         self.positions: dict[TopicPartition, OffsetAndMetadata] = {}
         assignment = SimpleNamespace(tps={MINE}, all_consumed_offsets=lambda: self.positions)
         self.member: Any = SimpleNamespace(
-            _subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment)), assignment=set
+            _subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment)),
+            assignment=set,
+            pause=lambda *_: None,
+            resume=lambda *_: None,
         )
         handler: Any = SimpleNamespace(decode=decode, handle_poll=handle)
         settings = Settings(
@@ -144,7 +147,7 @@ async def test_full_polls_that_it_cannot_commit_are_no_excuse(stand: Stand) -> N
 
 
 async def test_a_poll_that_outlived_its_assignment_commits_nothing(stand: Stand) -> None:
-    async def handle_poll(*_: object) -> Handled:
+    async def handle_poll(*_: object, **__: object) -> Handled:
         stand.consumer._forget_assignment()
         return Handled()
 
