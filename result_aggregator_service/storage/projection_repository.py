@@ -80,10 +80,13 @@ _UPSERT_BATCHES = upsert(
         *replace_when_later(BATCH_FACETS),
     ],
 )
+# Here and below: rows that are there are asked for by their keys (`:batch_ids`), besides being joined. Plans are kept,
+# and one that was made while a table was empty would read all of it for a join.
 _ADD_ANCHORS = text(
     "UPDATE batch_results b SET anchor_ids = (SELECT jsonb_agg(DISTINCT a ORDER BY a) FROM "
     "jsonb_array_elements(b.anchor_ids || r.anchor_ids) AS a) "
-    f"FROM {recordset(batch_results, ('batch_id', 'anchor_ids'))} WHERE b.batch_id = r.batch_id"
+    f"FROM {recordset(batch_results, ('batch_id', 'anchor_ids'))} "
+    "WHERE b.batch_id = r.batch_id AND b.batch_id = ANY(:batch_ids)"
 )
 
 _ESSAY_COLUMNS = (
@@ -136,8 +139,8 @@ _SETTLE = text(
 _NO_LONGER_LISTED = text(
     """
     SELECT e.essay_id FROM essay_results e JOIN batch_results b ON b.batch_id = e.listed_batch_id
-    WHERE b.batch_id = ANY(:batch_ids) AND e.listed_event_id <> b.registration_event_id
-      AND e.batch_id IS NOT NULL
+    WHERE b.batch_id = ANY(:batch_ids) AND e.listed_batch_id = ANY(:batch_ids)
+      AND e.listed_event_id <> b.registration_event_id AND e.batch_id IS NOT NULL
     """
 )
 
@@ -173,7 +176,7 @@ _JUDGED_COLUMNS = (
 )
 _SAVE_JUDGEMENTS = text(
     f"UPDATE batch_results b SET version = gen_random_uuid(), {', '.join(f'{c} = r.{c}' for c in _JUDGED_COLUMNS[1:])} "
-    f"FROM {recordset(batch_results, _JUDGED_COLUMNS)} WHERE b.batch_id = r.batch_id"
+    f"FROM {recordset(batch_results, _JUDGED_COLUMNS)} WHERE b.batch_id = r.batch_id AND b.batch_id = ANY(:batch_ids)"
 )
 _MEMBERS = text("SELECT essay_id, batch_id, heard_at FROM essay_results WHERE batch_id = ANY(:batch_ids)")
 _ESSAYS_OF_BATCHES = select(essay_results).where(essay_results.c.batch_id == any_(bindparam("batch_ids")))
@@ -279,7 +282,7 @@ class ProjectionRepository:
             if batch.anchor_ids
         ]
         if anchors:
-            await session.execute(_ADD_ANCHORS, rows_parameter(anchors))
+            await session.execute(_ADD_ANCHORS, _joined(anchors))
         if facts.outcomes:
             await session.execute(_UPSERT_OUTCOMES, rows_parameter([outcome_row(o) for o in facts.outcomes.values()]))
             failpoint(Failpoint.STATEMENTS_OUTCOMES_AFTER)
@@ -384,4 +387,9 @@ class ProjectionRepository:
     ) -> None:
         """Keep what was derived of some batches, and give each a new version."""
         rows = [judgement_row(judged) | {"tally": to_document(tallies[judged.batch_id])} for judged in judgements]
-        await session.execute(_SAVE_JUDGEMENTS, rows_parameter(rows))
+        await session.execute(_SAVE_JUDGEMENTS, _joined(rows))
+
+
+def _joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows to be joined with those of their batches."""
+    return {**rows_parameter(rows), "batch_ids": [row["batch_id"] for row in rows]}

@@ -2,11 +2,13 @@
 
 from datetime import UTC, datetime
 from itertools import product
+from operator import itemgetter
 from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from result_aggregator_service.contracts import consumed
 from result_aggregator_service.contracts.enums import Phase
@@ -341,3 +343,44 @@ async def test_a_registration_of_ten_thousand_essays_is_stored_in_one_go(project
 async def test_a_batch_that_is_not_there_is_left_out(projection: Projection) -> None:
     async with projection.database.snapshot() as session:
         assert await projection.repository.load(session, ["nowhere"]) == {}
+
+
+async def test_a_poll_reads_what_it_speaks_of_also_by_plans_made_while_the_tables_were_empty(
+    projection: Projection,
+) -> None:
+    def story(batch: str) -> list[Event]:
+        essay = f"essay of {batch}"
+        return [
+            say.registered([essay], batch),
+            say.slot(essay, batch, at=100),
+            say.spellcheck(essay, batch, at=101),
+            say.assessment({essay: (1, 0.5)}, batch, anchors=["anchor"], at=102),
+            say.outcome("spellcheck", [essay], batch=batch, at=103),
+        ]
+
+    others = 3000
+    await projection.poll(*story("the first"))
+    async with projection.database.transaction() as session:
+        await session.execute(
+            text(
+                "INSERT INTO batch_results (batch_id, heard_at, registration_event_id, anchor_ids) "
+                "SELECT 'other ' || n, now(), gen_random_uuid(), '[]' FROM generate_series(1, :others) AS n"
+            ),
+            {"others": others},
+        )
+        await session.execute(
+            text(
+                "INSERT INTO essay_results (essay_id, batch_id, heard_at, listed_batch_id, listed_event_id) "
+                "SELECT 'other ' || n, 'other ' || n, now(), 'other ' || n, gen_random_uuid() "
+                "FROM generate_series(1, :others) AS n"
+            ),
+            {"others": others},
+        )
+    async with projection.database.transaction() as session:
+        touched = await projection.repository.store(session, fold(story("the next")))
+        await projection.completion.settle(session, touched)
+        read = await session.execute(
+            text("SELECT relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables")
+        )
+    most = max(read, key=itemgetter(1))
+    assert most[1] < others / 10, tuple(most)
