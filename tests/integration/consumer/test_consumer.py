@@ -1,7 +1,7 @@
 """The consumer on real servers: what is committed, what goes to quarantine, and what happens when a server is away."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -409,7 +409,7 @@ async def test_a_poll_that_waits_for_postgresql_is_given_up_in_a_rebalance_and_f
     settings: Settings, wire: Wire
 ) -> None:
     class NoProjector:
-        async def project(self, poll: Poll, *, again: bool = False) -> Projected:
+        async def project(self, poll: Poll, **how: Any) -> Projected:
             raise ConnectionError("away from this member only")
 
     async with AsyncExitStack() as stack:
@@ -424,6 +424,42 @@ async def test_a_poll_that_waits_for_postgresql_is_given_up_in_a_rebalance_and_f
             await eventually(lambda: next(iter(metrics.consumer_lag.collect())).samples, within=10)
         await wire.all_committed(settings.kafka_consumer_group_id)
         assert await value(await two.get(Database), COUNT_EVENTS) == 40
+
+
+class NotingWhatIsFetched:
+    """Notes of each poll whether nothing is fetched while it is handled, and what still is not once it is nearly done."""
+
+    def __init__(self, handler: PollHandler) -> None:
+        self._handler = handler
+        self.decode = handler.decode
+        self.consumer: Consumer | None = None
+        self.noted: list[tuple[bool, set[TopicPartition]]] = []
+
+    async def handle_poll(self, poll: Poll, wait: Wait, *, nearly_done: Callable[[], None]) -> Handled:
+        assert self.consumer is not None
+        member = self.consumer._member
+        assert member is not None
+
+        def note() -> None:
+            paused = member.paused()
+            nearly_done()
+            self.noted.append((paused == member.assignment(), member.paused()))
+
+        return await self._handler.handle_poll(poll, wait, nearly_done=note)
+
+
+async def test_what_comes_while_a_poll_is_handled_is_fetched_once_that_is_nearly_done(
+    settings: Settings, wire: Wire
+) -> None:
+    async with container_of(settings) as container:
+        handler: Any = NotingWhatIsFetched(await container.get(PollHandler))
+        handler.consumer = Consumer(settings, handler, await container.get(Metrics))
+        async with turning(handler.consumer):
+            for number in (1, 2):
+                await wire.say(say.slot(f"e{number}"))
+                await events_folded(await container.get(Database), number)
+    assert len(handler.noted) >= 2
+    assert all(noted == (True, set()) for noted in handler.noted)
 
 
 class GivingUp:
