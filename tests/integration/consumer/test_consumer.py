@@ -427,7 +427,7 @@ async def test_a_poll_that_waits_for_postgresql_is_given_up_in_a_rebalance_and_f
 
 
 class NotingWhatIsFetched:
-    """Notes of each poll whether nothing is fetched while it is handled, and what still is not once it is nearly done."""
+    """Notes whether nothing is fetched while a poll is handled, and what still is not once that is nearly done."""
 
     def __init__(self, handler: PollHandler) -> None:
         self._handler = handler
