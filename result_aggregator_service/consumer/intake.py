@@ -54,7 +54,7 @@ class Intake:
                 taken = list(chain.from_iterable(self._unread.values()))
                 self._unread.clear()
                 if taken:  # before aiokafka's fetcher has a turn
-                    self._paused = consumer.assignment()
+                    self._paused = consumer.assignment() - consumer.paused()  # who else paused one has a reason
                     consumer.pause(*self._paused)
                 return taken
         partitions = consumer.assignment()

@@ -28,7 +28,7 @@ class Fetched:
 
     def __init__(self, **timestamps: Sequence[int]) -> None:
         self.at_once = 1000
-        self.paused: set[TopicPartition] = set()
+        self._paused: set[TopicPartition] = set()
         self.records = {
             partition: [Lying(partition.partition, offset, at) for offset, at in enumerate(timestamps.get(name, ()))]
             for name, partition in (("one", ONE), ("two", TWO), ("three", THREE))
@@ -37,12 +37,15 @@ class Fetched:
     def assignment(self) -> set[TopicPartition]:
         return set(self.records)
 
+    def paused(self) -> set[TopicPartition]:
+        return set(self._paused)
+
     def pause(self, *partitions: TopicPartition) -> None:
-        self.paused |= set(partitions)
+        self._paused |= set(partitions)
 
     def resume(self, *partitions: TopicPartition) -> None:
         assert self.assignment() >= set(partitions), "the client raises where it is asked for another's"
-        self.paused -= set(partitions)
+        self._paused -= set(partitions)
 
     async def getmany(
         self, *partitions: TopicPartition, timeout_ms: int, max_records: int
@@ -86,18 +89,27 @@ async def test_without_a_backlog_everything_is_taken_at_once_and_nothing_is_held
 async def test_without_a_backlog_nothing_is_fetched_before_the_next_poll_is_taken_or_about_to_be() -> None:
     consumer, intake = Fetched(one=[5], two=[1, 2]), Intake(4)
     await take(intake, consumer)
-    assert consumer.paused == {ONE, TWO, THREE}
+    assert consumer.paused() == {ONE, TWO, THREE}
     del consumer.records[TWO]  # it is given to another member meanwhile
     intake.fetch_on(consumer)
-    assert consumer.paused == {TWO}
+    assert consumer.paused() == {TWO}
     assert await take(intake, consumer) == []
-    assert consumer.paused == {TWO}, "while there is nothing, everything is fetched"
+    assert consumer.paused() == {TWO}, "while there is nothing, everything is fetched"
+
+
+async def test_a_partition_that_somebody_else_paused_stays_so() -> None:
+    consumer, intake = Fetched(one=[5]), Intake(4)
+    consumer.pause(TWO)
+    await take(intake, consumer)
+    assert consumer.paused() == {ONE, TWO, THREE}
+    intake.fetch_on(consumer)
+    assert consumer.paused() == {TWO}
 
 
 async def test_in_a_backlog_fetching_goes_on_all_the_time() -> None:
     consumer, intake = Fetched(one=range(10)), Intake(4)
     await take(intake, consumer)
-    assert not consumer.paused
+    assert not consumer.paused()
 
 
 async def test_within_a_partition_the_order_is_that_of_the_offsets_whatever_their_times() -> None:
