@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -190,6 +190,10 @@ class Consumer:
         generation, at = self._generation, time.monotonic()
         return _Taken(records, await self._handler.decode(records), generation, at)
 
+    async def _take_ahead(self, consumer: AIOKafkaConsumer) -> _Taken:
+        taken = await self._take(consumer)
+        return replace(taken, poll=await self._handler.prepare(taken.poll))
+
     async def _take_no_more(self) -> None:
         """Give up the poll that is being taken ahead: if it can be, by its own end.
 
@@ -205,9 +209,9 @@ class Consumer:
         is_full = len(taken.records) >= self._settings.kafka_max_poll_records
         self._idle.clear()
         if is_full:
-            # The next one is decoded while the database works. Where there is no backlog it is rather taken late: then
+            # The next one is made ready while the database works. Without a backlog it is rather taken late: then
             # it holds all that has come meanwhile.
-            self._ahead = asyncio.create_task(self._take(consumer))
+            self._ahead = asyncio.create_task(self._take_ahead(consumer))
         try:
             topics = (record.topic for record in taken.records)
             with bound_contextvars(**of_one(taken.poll)), self._tracing.poll(topics, traceparents(taken.poll)):

@@ -6,7 +6,6 @@ the first message that comes and then nothing before that is taken, and all the 
 Invariant: `begun` and what is unread are of the present assignment only, once it is told to `forget` the one before.
 """
 
-import asyncio
 import heapq
 from collections import deque
 from collections.abc import Set
@@ -16,6 +15,7 @@ from operator import attrgetter
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from result_aggregator_service.projection.projector import KafkaRecord
+from result_aggregator_service.turns import give_way
 
 _POLL_TIMEOUT_MS = 500
 # What is at hand to compare, of all partitions together. Of one it has to last for its share of a poll, which may be
@@ -62,7 +62,7 @@ class Intake:
             records = max(_POLLS_AT_HAND * self._limit // len(partitions), 1)
             if self._is_short_of(partition, records, _BYTES_AT_HAND // len(partitions)):
                 await self._read(consumer, partition, timeout_ms=0, max_records=records)
-                await asyncio.sleep(0)
+                await give_way()
         if (missing := self._missing()) > 0:
             await self._read(consumer, timeout_ms=0, max_records=missing)
         return self._oldest()

@@ -22,16 +22,23 @@ from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.observability.logging import first_line
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.observability.tracing import NO_TRACING, Tracing
-from result_aggregator_service.projection.projector import KafkaRecord, Message, Poll, Projected, Projector, bad_message
+from result_aggregator_service.projection.projector import (
+    KafkaRecord,
+    Message,
+    Poll,
+    Projected,
+    Projector,
+    bad_message,
+)
 from result_aggregator_service.resilience.backoff import backoff
 from result_aggregator_service.resilience.circuit_breaker import CircuitBreaker
 from result_aggregator_service.storage.errors import is_refusal_of_content, is_trouble
 from result_aggregator_service.storage.projection_repository import Touched
 from result_aggregator_service.storage.quarantine import BadMessage
+from result_aggregator_service.turns import SLICE_SECONDS, give_way
 
 _log = structlog.get_logger(__name__)
 
-_DECODE_SECONDS = 0.004  # of one turn; messages differ by a thousand times in what they take
 _LONGEST_BACKOFF_SECONDS = 2.0
 _LONGEST_WAIT_SECONDS = 10.0
 
@@ -139,7 +146,7 @@ class PollHandler:
         failpoint(Failpoint.POLL_DECODE_BEFORE)
         messages: list[Message] = []
         bad: list[BadMessage] = []
-        turn_ends = perf_counter() + _DECODE_SECONDS
+        slice_ends = perf_counter() + SLICE_SECONDS  # messages differ by a thousand times in what they take
         for record in records:
             try:
                 messages.append(Message(self._decoder.decode(record), record))
@@ -147,11 +154,21 @@ class PollHandler:
                 if self._raise_on_deserialization_error:
                     raise
                 bad.append(bad_message(record, invalid.reason, invalid.detail))
-            if perf_counter() > turn_ends:
-                await asyncio.sleep(0)
-                turn_ends = perf_counter() + _DECODE_SECONDS
+            if perf_counter() > slice_ends:
+                await give_way()
+                slice_ends = perf_counter() + SLICE_SECONDS
         failpoint(Failpoint.POLL_DECODE_AFTER)
         return Poll(messages, bad)
+
+    async def prepare(self, poll: Poll) -> Poll:
+        """Do all else with a poll that can be done while the one before is handled.
+
+        What goes wrong with that is left to `handle_poll`, which finds the message to blame.
+        """
+        try:
+            return await self._projector.prepare(poll)
+        except Exception:  # noqa: BLE001 - it is raised again, and looked into, where the poll is handled
+            return poll
 
     async def retried(self, wait: Wait, operation: str, work: Callable[[], Awaitable[Done]]) -> Done:
         """Do some work on PostgreSQL, again and again while it is in trouble.

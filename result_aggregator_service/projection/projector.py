@@ -5,9 +5,10 @@ Invariant: when `project` returns, everything in the poll is durable, or is know
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
@@ -17,12 +18,14 @@ from result_aggregator_service.domain.fold import Facts, fold, results_by_phase
 from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.projection.completion import Completion
 from result_aggregator_service.storage.engine import Database
+from result_aggregator_service.storage.fact_rows import FactRows
 from result_aggregator_service.storage.inbox import Inbox, InboxEntry
 from result_aggregator_service.storage.projection_repository import ProjectionRepository, Touched
 from result_aggregator_service.storage.quarantine import BadMessage, Quarantine
 from result_aggregator_service.storage.session import WriteSession
+from result_aggregator_service.turns import give_way
 
-_FOLD_SLICE = 100
+_FOLD_SLICE = 50
 
 Done = TypeVar("Done")
 
@@ -86,11 +89,34 @@ def bad_message(record: KafkaRecord, error_type: str, error: str) -> BadMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class _Folded:
+    """What some of a poll's messages say, each once, and how that goes into the tables.
+
+    `events` are those that were folded, by their ids, `others` all others; `results` is how many results of essays the
+    folded ones hold.
+    """
+
+    events: Mapping[UUID, Event]
+    others: Sequence[Event]
+    rows: FactRows
+    results: Counter[Phase]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What was marked of a poll some time before its transaction, and what those messages say that seemed to be new."""
+
+    marked: _Marked
+    folded: _Folded
+
+
+@dataclass(frozen=True, slots=True)
 class Poll:
-    """What one poll brought: messages that could be decoded and messages that could not."""
+    """What one poll brought: messages that could be decoded and messages that could not; and what is made of it."""
 
     messages: Sequence[Message]
     bad: Sequence[BadMessage]
+    prepared: _Prepared | None = None
 
     def __len__(self) -> int:
         return len(self.messages) + len(self.bad)
@@ -111,16 +137,6 @@ class Projected:
     database_id: str = ""
 
 
-def _firsts(messages: Sequence[Message], event_ids: set[UUID]) -> tuple[list[Event], list[Event]]:
-    """The first event of each of some ids, and all others."""
-    firsts: list[Event] = []
-    others: list[Event] = []
-    for event, _ in messages:
-        (firsts if event.clock.event_id in event_ids else others).append(event)
-        event_ids.discard(event.clock.event_id)
-    return firsts, others
-
-
 @asynccontextmanager
 async def _meanwhile(work: Coroutine[Any, Any, Done]) -> AsyncIterator[asyncio.Task[Done]]:
     """Begin some work and go on beside it; when the block is left, it is done or given up."""
@@ -132,13 +148,27 @@ async def _meanwhile(work: Coroutine[Any, Any, Done]) -> AsyncIterator[asyncio.T
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _folded(events: Sequence[Event]) -> Facts:
-    """Fold events, in slices between which the loop can answer requests."""
-    facts = Facts()
-    for start in range(0, len(events), _FOLD_SLICE):
-        fold(events[start : start + _FOLD_SLICE], facts)
-        await asyncio.sleep(0)
-    return facts
+def _ids(messages: Sequence[Message]) -> set[UUID]:
+    return {event.clock.event_id for event, _ in messages}
+
+
+async def _folded(messages: Sequence[Message], event_ids: Collection[UUID]) -> _Folded:
+    """Fold the messages of some ids, in slices between which the loop can answer requests."""
+    firsts: dict[UUID, Event] = {}
+    others: list[Event] = []
+    for event, _ in messages:
+        event_id = event.clock.event_id
+        if event_id in event_ids and event_id not in firsts:
+            firsts[event_id] = event
+        else:
+            others.append(event)
+    facts, events = Facts(), iter(firsts.values())
+    while some := list(islice(events, _FOLD_SLICE)):
+        fold(some, facts)
+        await give_way()
+    rows = FactRows(facts)
+    await rows.make_ahead()
+    return _Folded(firsts, others, rows, results_by_phase(facts))
 
 
 class Projector:
@@ -160,6 +190,19 @@ class Projector:
         self._quarantine = quarantine
         self._marks = marks
         self._database_id = ""
+        self._prepared: Set[UUID] = frozenset()
+
+    async def prepare(self, poll: Poll) -> Poll:
+        """Work out ahead what a poll says that is not known yet, while the one before is in PostgreSQL's hands.
+
+        What seems to be new may have been folded all the same: what the inbox says counts.
+        """
+        event_ids = _ids(poll.messages)
+        marked = await self._marked(event_ids)
+        # The poll before is not marked yet.
+        folded = await _folded(poll.messages, event_ids - marked.event_ids - self._prepared)
+        self._prepared = event_ids
+        return replace(poll, prepared=_Prepared(marked, folded))
 
     async def project(
         self, poll: Poll, *, again: bool = False, nearly_done: Callable[[], None] = lambda: None
@@ -172,15 +215,10 @@ class Projector:
             nearly_done: called when all is said but the commit.
         """
         projected = Projected()
-        entries = {
-            m.event.clock.event_id: InboxEntry(
-                m.event.clock.event_id, m.record.topic, m.record.partition, m.record.offset
-            )
-            for m in reversed(poll.messages)
-        }
+        prepared, event_ids = poll.prepared, _ids(poll.messages)
         failpoint(Failpoint.TRANSACTION_BEGIN_BEFORE)
         async with (
-            _meanwhile(self._marked(() if again else entries)) as looking,
+            _meanwhile(self._marked(() if again or prepared else event_ids)) as looking,
             self._database.transaction() as session,
         ):
             failpoint(Failpoint.TRANSACTION_BEGIN_AFTER)
@@ -188,7 +226,15 @@ class Projector:
                 await self._quarantine.store(session, poll.bad)
                 failpoint(Failpoint.STATEMENTS_QUARANTINE_AFTER)
             if poll.messages:
-                await self._fold(session, poll.messages, entries, await looking, projected, again)
+                marked = prepared.marked if prepared else await looking
+                entered = await self._enter(session, poll.messages, marked, projected)
+                failpoint(Failpoint.STATEMENTS_INBOX_AFTER)
+                new = event_ids if again else entered
+                projected.folded_again = len(new) - len(entered)
+                folded = prepared.folded if prepared else None
+                if folded is None or folded.events.keys() != new:
+                    folded = await _folded(poll.messages, new)
+                await self._store(session, folded, projected)
             nearly_done()
             failpoint(Failpoint.TRANSACTION_COMMIT_BEFORE)
         failpoint(Failpoint.TRANSACTION_COMMIT_AFTER)
@@ -208,9 +254,13 @@ class Projector:
         return _Marked(await self._marks.seen(database_id, list(event_ids)), database_id)
 
     async def _enter(
-        self, session: WriteSession, entries: Mapping[UUID, InboxEntry], marked: _Marked, projected: Projected
+        self, session: WriteSession, messages: Sequence[Message], marked: _Marked, projected: Projected
     ) -> set[UUID]:
         """Enter what is not marked; and what is, where the marks turn out to be of another database."""
+        entries = {
+            event.clock.event_id: InboxEntry(event.clock.event_id, record.topic, record.partition, record.offset)
+            for event, record in reversed(messages)
+        }
         entered, projected.database_id = await self._inbox.enter(
             session, [entry for event_id, entry in entries.items() if event_id not in marked.event_ids]
         )
@@ -219,29 +269,11 @@ class Projector:
         self._database_id = projected.database_id
         return entered
 
-    async def _fold(
-        self,
-        session: WriteSession,
-        messages: Sequence[Message],
-        entries: Mapping[UUID, InboxEntry],
-        marked: _Marked,
-        projected: Projected,
-        again: bool,
-    ) -> None:
-        unmarked = entries.keys() - marked.event_ids
-        new, known = _firsts(messages, set(unmarked))
-        async with _meanwhile(self._enter(session, entries, marked, projected)) as entering:
-            facts = await _folded(new)
-            entered = await entering
-        failpoint(Failpoint.STATEMENTS_INBOX_AFTER)
-        projected.folded_again = len(entries) - len(entered) if again else 0
-        if not again and entered != unmarked:
-            new, known = _firsts(messages, entered)
-            facts = await _folded(new)
-        projected.folded, projected.duplicates = new, known
+    async def _store(self, session: WriteSession, folded: _Folded, projected: Projected) -> None:
+        projected.folded, projected.duplicates = list(folded.events.values()), list(folded.others)
         if projected.folded:
-            projected.results = results_by_phase(facts)
-            projected.touched = await self._repository.store(session, facts)
+            projected.results = folded.results
+            projected.touched = await self._repository.store(session, folded.rows)
             await self._completion.settle(session, projected.touched)
         if projected.duplicates:
             # The first delivery may have died between its commit and its invalidation.

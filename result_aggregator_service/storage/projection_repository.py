@@ -4,7 +4,6 @@ Order of locks, the same for every replica: batches by id, then essays by id. Ev
 locked by the time it is judged, and is named in what `store` returns.
 """
 
-import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
@@ -13,30 +12,21 @@ from typing import Any
 from sqlalchemy import any_, bindparam, select, text
 
 from result_aggregator_service.domain.batch import BatchFacts, EssayFacts
-from result_aggregator_service.domain.facets import (
-    BATCH_FACETS,
-    ESSAY_FACETS,
-    Assessment,
-    Listing,
-    Placement,
-    Registration,
-)
+from result_aggregator_service.domain.facets import BATCH_FACETS, ESSAY_FACETS, Assessment
 from result_aggregator_service.domain.fold import Facts
 from result_aggregator_service.domain.tally import BatchTally
 from result_aggregator_service.failpoints import Failpoint, failpoint
+from result_aggregator_service.storage.fact_rows import FactRows, joined
 from result_aggregator_service.storage.session import ReadSession, WriteSession
 from result_aggregator_service.storage.stored_facts import (
     ASSESSMENT_COLUMNS,
     Judgement,
     StoredBatch,
     assessment_of,
-    assessment_row,
     batch_columns,
     batch_of,
-    end_row,
     essay_of,
     judgement_row,
-    outcome_row,
 )
 from result_aggregator_service.storage.tables import (
     batch_results,
@@ -46,11 +36,7 @@ from result_aggregator_service.storage.tables import (
     pipeline_ends,
 )
 from result_aggregator_service.storage.tallies import to_document
-from result_aggregator_service.storage.upserts import recordset, replace_when_later, rows_parameter, upsert
-
-# A poll may speak of tens of thousands of essays (registrations do): so few at a time do not hold the loop for long.
-_ROWS_SLICE = 200
-_ESSAYS_OF_A_STATEMENT = 500
+from result_aggregator_service.storage.upserts import recordset, replace_when_later, upsert
 
 _BATCH_COLUMNS = (
     "batch_id",
@@ -241,86 +227,57 @@ class Unsettled:
 class ProjectionRepository:
     """The read model's tables."""
 
-    async def store(self, session: WriteSession, facts: Facts) -> Touched:
+    async def store(self, session: WriteSession, rows: FactRows) -> Touched:
         """Write facts; return the batches that they touch, each of which is locked until the transaction ends."""
         touched = Touched()
-        await self._lock_batches_of_unplaced(session, facts, touched)
-        await self._store_batches(session, facts, touched)
-        essays = await self._store_essays(session, facts)
-        await self._lock_others(session, essays, touched)
+        await self._lock_batches_of_unplaced(session, rows, touched)
+        await self._store_batches(session, rows, touched)
+        batch_ids = await self._store_essays(session, rows)
+        await self._lock_others(session, batch_ids, touched)
         failpoint(Failpoint.STATEMENTS_MEMBERSHIP_AFTER)
         return touched
 
-    async def _lock_batches_of_unplaced(self, session: WriteSession, facts: Facts, touched: Touched) -> None:
+    async def _lock_batches_of_unplaced(self, session: WriteSession, rows: FactRows, touched: Touched) -> None:
         """Lock in their turn, before any essay, the batches that are spoken of only through an essay."""
-        unplaced = [e for e, row in facts.essays.items() if Placement not in row.facets and Listing not in row.facets]
-        if unplaced:
-            batch_ids = set(await session.scalars(_BATCHES_OF_ESSAYS, {"essay_ids": sorted(unplaced)}))
-            if batch_ids - facts.batches.keys():
-                touched.add(await session.execute(_LOCK, {"batch_ids": sorted(batch_ids | facts.batches.keys())}))
+        if rows.unplaced:
+            batch_ids = set(await session.scalars(_BATCHES_OF_ESSAYS, {"essay_ids": rows.unplaced}))
+            if batch_ids - rows.batch_ids:
+                touched.add(await session.execute(_LOCK, {"batch_ids": sorted(batch_ids | rows.batch_ids)}))
 
-    async def _store_batches(self, session: WriteSession, facts: Facts, touched: Touched) -> None:
-        if not facts.batches:
+    async def _store_batches(self, session: WriteSession, rows: FactRows, touched: Touched) -> None:
+        if rows.heard is None:
             return
-        heard = [{"batch_id": batch_id, "heard_at": row.heard_at} for batch_id, row in facts.batches.items()]
-        touched.add(await session.execute(_LOCK_OR_MAKE, rows_parameter(heard)))
+        touched.add(await session.execute(_LOCK_OR_MAKE, rows.heard))
         failpoint(Failpoint.STATEMENTS_LOCKS_AFTER)
-        rows: list[dict[str, Any]] = []
-        for batch_id, batch in facts.batches.items():
-            if batch.facets or batch.created_at or batch.started_at:
-                row = {"batch_id": batch_id, "heard_at": batch.heard_at}
-                row |= {"created_at": batch.created_at, "started_at": batch.started_at}
-                for facet in batch.facets.values():
-                    row.update(facet.to_row())
-                rows.append(row)
-        if rows:
-            await session.execute(_UPSERT_BATCHES, rows_parameter(rows))
+        if rows.batches is not None:
+            await session.execute(_UPSERT_BATCHES, rows.batches)
             failpoint(Failpoint.STATEMENTS_BATCHES_AFTER)
-        anchors = [
-            {"batch_id": batch_id, "anchor_ids": sorted(batch.anchor_ids)}
-            for batch_id, batch in facts.batches.items()
-            if batch.anchor_ids
-        ]
-        if anchors:
-            await session.execute(_ADD_ANCHORS, _joined(anchors))
-        if facts.outcomes:
-            await session.execute(_UPSERT_OUTCOMES, rows_parameter([outcome_row(o) for o in facts.outcomes.values()]))
+        if rows.anchors is not None:
+            await session.execute(_ADD_ANCHORS, rows.anchors)
+        if rows.outcomes is not None:
+            await session.execute(_UPSERT_OUTCOMES, rows.outcomes)
             failpoint(Failpoint.STATEMENTS_OUTCOMES_AFTER)
-        if facts.pipeline_ends:
-            await session.execute(_INSERT_ENDS, rows_parameter([end_row(e) for e in facts.pipeline_ends.values()]))
+        if rows.pipeline_ends is not None:
+            await session.execute(_INSERT_ENDS, rows.pipeline_ends)
             failpoint(Failpoint.STATEMENTS_ENDS_AFTER)
-        if facts.assessments:
-            assessments = [assessment_row(assessment) for assessment in facts.assessments.values()]
-            await session.execute(_INSERT_ASSESSMENTS, rows_parameter(assessments))
+        if rows.assessments is not None:
+            await session.execute(_INSERT_ASSESSMENTS, rows.assessments)
             failpoint(Failpoint.STATEMENTS_ASSESSMENTS_AFTER)
 
-    async def _store_essays(self, session: WriteSession, facts: Facts) -> set[str]:
+    async def _store_essays(self, session: WriteSession, rows: FactRows) -> set[str]:
         """Write the essays; return the batches that they are in and, where one moved, the one that it left."""
         batch_ids: set[str] = set()
         doubtful: set[str] = set()
-        # In the order of the statement itself, by code point, so that several statements take their locks in it, too.
-        essay_ids = sorted(facts.essays)
-        for start in range(0, len(essay_ids), _ESSAYS_OF_A_STATEMENT):
-            rows = []
-            for number, essay_id in enumerate(essay_ids[start : start + _ESSAYS_OF_A_STATEMENT], start=1):
-                essay = facts.essays[essay_id]
-                row: dict[str, Any] = {"essay_id": essay_id, "heard_at": essay.heard_at, "started_at": essay.started_at}
-                for facet in essay.facets.values():
-                    row.update(facet.to_row())
-                row["batch_id"] = row.get("placed_batch_id") or row.get("listed_batch_id")
-                rows.append(row)
-                if number % _ROWS_SLICE == 0:
-                    await asyncio.sleep(0)
-            for batch_id, doubted in await session.execute(_UPSERT_ESSAYS, rows_parameter(rows)):
+        async for parameters in rows.essays():
+            for batch_id, doubted in await session.execute(_UPSERT_ESSAYS, parameters):
                 if batch_id is not None:
                     batch_ids.add(batch_id)
                 if doubted is not None:
                     doubtful.add(doubted)
-        if essay_ids:
+        if rows.essay_count:
             failpoint(Failpoint.STATEMENTS_ESSAYS_AFTER)
-        registered = [batch_id for batch_id, batch in facts.batches.items() if Registration in batch.facets]
-        if registered:
-            doubtful.update(await session.scalars(_NO_LONGER_LISTED, {"batch_ids": registered}))
+        if rows.registered:
+            doubtful.update(await session.scalars(_NO_LONGER_LISTED, {"batch_ids": rows.registered}))
         if doubtful:
             for left, entered in await session.execute(_SETTLE, {"essay_ids": sorted(doubtful)}):
                 batch_ids.update(batch_id for batch_id in (left, entered) if batch_id is not None)
@@ -387,9 +344,4 @@ class ProjectionRepository:
     ) -> None:
         """Keep what was derived of some batches, and give each a new version."""
         rows = [judgement_row(judged) | {"tally": to_document(tallies[judged.batch_id])} for judged in judgements]
-        await session.execute(_SAVE_JUDGEMENTS, _joined(rows))
-
-
-def _joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows to be joined with those of their batches."""
-    return {**rows_parameter(rows), "batch_ids": [row["batch_id"] for row in rows]}
+        await session.execute(_SAVE_JUDGEMENTS, joined(rows))

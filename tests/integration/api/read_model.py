@@ -8,6 +8,7 @@ from result_aggregator_service.domain.batch import overall_status
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.fold import fold
 from result_aggregator_service.storage.engine import Database
+from result_aggregator_service.storage.fact_rows import FactRows
 from result_aggregator_service.storage.projection_repository import ProjectionRepository, Touched
 from result_aggregator_service.storage.stored_facts import Judgement
 from result_aggregator_service.storage.tallies import tallies_of
@@ -35,7 +36,7 @@ class ReadModel:
     async def write(self, *events: Event) -> Touched:
         """Write and commit only."""
         async with self._database.transaction() as session:
-            touched = await self._repository.store(session, fold(events))
+            touched = await self._repository.store(session, FactRows(fold(events)))
             stored = await self._repository.load(session, touched.batch_ids)
             complete = await self._repository.load_essays(session, [batch.facts for batch in stored.values()])
             for batch in complete.values():

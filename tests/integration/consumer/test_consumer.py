@@ -23,7 +23,6 @@ from result_aggregator_service.consumer.offsets import KafkaOffsets
 from result_aggregator_service.consumer.poll_handler import Handled, PollHandler, Wait
 from result_aggregator_service.contracts.topics import CONSUMED, ESSAY_SLOT_ASSIGNED
 from result_aggregator_service.domain.event import Event
-from result_aggregator_service.domain.fold import Facts
 from result_aggregator_service.heartbeat import Heartbeat
 from result_aggregator_service.jobs.housekeeping import Invalidator
 from result_aggregator_service.observability.metrics import Metrics
@@ -31,6 +30,7 @@ from result_aggregator_service.projection.projector import KafkaRecord, Poll, Pr
 from result_aggregator_service.resilience.circuit_breaker import CircuitBreaker
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import Database
+from result_aggregator_service.storage.fact_rows import FactRows
 from result_aggregator_service.storage.projection_repository import ProjectionRepository, Touched
 from result_aggregator_service.storage.session import WriteSession
 from tests.integration.service.process import in_thread
@@ -194,10 +194,10 @@ class RefusingRepository(ProjectionRepository):
         self._by_database = by_database
         self.tries = 0
 
-    async def store(self, session: WriteSession, facts: Facts) -> Touched:
+    async def store(self, session: WriteSession, rows: FactRows) -> Touched:
         self.tries += 1
-        touched = await super().store(session, facts)
-        if self._refused & facts.batches.keys():
+        touched = await super().store(session, rows)
+        if self._refused & rows.batch_ids:
             if not self._by_database:
                 raise KeyError("a mistake in the service")
             await session.execute(text("SELECT 1 / 0"))
@@ -431,7 +431,7 @@ class NotingWhatIsFetched:
 
     def __init__(self, handler: PollHandler) -> None:
         self._handler = handler
-        self.decode = handler.decode
+        self.decode, self.prepare = handler.decode, handler.prepare
         self.consumer: Consumer | None = None
         self.noted: list[tuple[bool, set[TopicPartition]]] = []
 
@@ -467,6 +467,7 @@ class GivingUp:
 
     def __init__(self, handler: PollHandler) -> None:
         self._handler = handler
+        self.prepare = handler.prepare
         self._decoded = 0
         self._polls = 0
 
@@ -504,7 +505,7 @@ class GivingUpWhatWaits:
 
     def __init__(self, handler: PollHandler) -> None:
         self._handler = handler
-        self.decode = handler.decode
+        self.decode, self.prepare = handler.decode, handler.prepare
         self.consumer: Consumer | None = None
         self.given_up = False
         self.waited_for = -1

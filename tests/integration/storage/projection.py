@@ -18,6 +18,7 @@ from result_aggregator_service.publishing.event_publisher import EventPublisher
 from result_aggregator_service.publishing.outbox_manager import OutboxManager
 from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.errors import is_trouble
+from result_aggregator_service.storage.fact_rows import FactRows
 from result_aggregator_service.storage.projection_repository import ProjectionRepository, Touched
 from result_aggregator_service.storage.stored_facts import StoredBatch
 from result_aggregator_service.storage.tables import announcements, batch_results, event_outbox
@@ -54,7 +55,7 @@ class Projection:
     async def poll(self, *events: Event) -> Touched:
         """Project some messages; returns what the transaction touched."""
         async with self.database.transaction() as session:
-            touched = await self.repository.store(session, fold(events))
+            touched = await self.repository.store(session, FactRows(fold(events)))
             await self.completion.settle(session, touched)
         return touched
 

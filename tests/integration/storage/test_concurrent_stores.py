@@ -10,6 +10,7 @@ from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.fold import fold
 from result_aggregator_service.domain.tally import BatchTally
 from result_aggregator_service.storage.engine import Database
+from result_aggregator_service.storage.fact_rows import FactRows
 from result_aggregator_service.storage.projection_repository import Touched
 from tests.integration.storage.projection import Projection
 from tests.unit.domain import messages as say
@@ -29,7 +30,7 @@ async def test_two_connections_that_make_the_same_batch_and_essay_lose_no_fact(p
     first = [say.registered(["e1"]), say.spellcheck("e1")]
     second = [say.slot("e1"), say.rankings({"e1": (1, 0.5)}), say.outcome("spellcheck", ["e1"])]
     async with projection.database.transaction() as session:
-        await projection.repository.store(session, fold(first))
+        await projection.repository.store(session, FactRows(fold(first)))
         other = asyncio.create_task(projection.poll(*second))
         await eventually(lambda: waiting_for_a_lock(projection))
         await projection.completion.settle(session, Touched({"b"}))
@@ -44,7 +45,7 @@ async def test_the_last_of_two_to_commit_sees_what_the_other_wrote_and_finishes_
 ) -> None:
     await projection.poll(say.registered(["e1"], requested=["spellcheck"]))
     async with projection.database.transaction() as session:
-        touched = await projection.repository.store(session, fold([say.spellcheck("e1")]))
+        touched = await projection.repository.store(session, FactRows(fold([say.spellcheck("e1")])))
         other = asyncio.create_task(projection.poll(say.outcome("spellcheck", ["e1"])))
         await eventually(lambda: waiting_for_a_lock(projection))
         await projection.completion.settle(session, touched)
@@ -55,7 +56,7 @@ async def test_the_last_of_two_to_commit_sees_what_the_other_wrote_and_finishes_
 async def test_an_essay_of_another_batch_holds_that_batch_until_the_commit(projection: Projection) -> None:
     await projection.poll(say.registered(["e1"], "a"), say.registered(["e2"], "b"))
     async with projection.database.transaction() as session:
-        await projection.repository.store(session, fold([say.nlp("e1")]))
+        await projection.repository.store(session, FactRows(fold([say.nlp("e1")])))
         other = asyncio.create_task(projection.poll(say.slot("e9", "a")))
         await eventually(lambda: waiting_for_a_lock(projection))
         await projection.poll(say.slot("e8", "b"))
@@ -71,7 +72,7 @@ async def test_a_message_known_only_by_its_essay_waits_for_the_batch_before_it_h
         await projection.repository.lock(session, ["b"])
         other = asyncio.create_task(projection.poll(message))
         await eventually(lambda: waiting_for_a_lock(projection))
-        await projection.repository.store(session, fold([say.spellcheck("e1", "b")]))
+        await projection.repository.store(session, FactRows(fold([say.spellcheck("e1", "b")])))
     await other
 
 

@@ -15,6 +15,7 @@ from result_aggregator_service.contracts.enums import Phase
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.fold import fold
 from result_aggregator_service.domain.tally import BatchTally
+from result_aggregator_service.storage.fact_rows import FactRows
 from result_aggregator_service.storage.projection_repository import Touched
 from tests.hypothesis_profiles import examples
 from tests.integration.storage.projection import GRACE_SECONDS, Projection
@@ -156,7 +157,7 @@ def _results(phase: Phase, essay: str, batch: str, *, ok: bool | None, at: int) 
 async def stored(projection: Projection, *events: Event) -> Touched:
     """What storing alone touches."""
     async with projection.database.transaction() as session:
-        return await projection.repository.store(session, fold(events))
+        return await projection.repository.store(session, FactRows(fold(events)))
 
 
 async def test_a_store_touches_the_batches_it_speaks_of_and_their_owners(projection: Projection) -> None:
@@ -377,7 +378,7 @@ async def test_a_poll_reads_what_it_speaks_of_also_by_plans_made_while_the_table
             {"others": others},
         )
     async with projection.database.transaction() as session:
-        touched = await projection.repository.store(session, fold(story("the next")))
+        touched = await projection.repository.store(session, FactRows(fold(story("the next"))))
         await projection.completion.settle(session, touched)
         read = await session.execute(
             text("SELECT relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables")

@@ -1,0 +1,92 @@
+"""What facts come to as rows: the parameters of the statements that write them. Nothing here needs a server.
+
+So a poll's rows are made while the poll before it is still in PostgreSQL's hands.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from result_aggregator_service.domain.facets import Listing, Placement, Registration
+from result_aggregator_service.domain.fold import BatchRow, Facts, Row
+from result_aggregator_service.storage.stored_facts import assessment_row, end_row, outcome_row
+from result_aggregator_service.storage.upserts import rows_parameter
+from result_aggregator_service.turns import give_way
+
+Parameters = dict[str, Any]
+
+# A poll may speak of tens of thousands of essays (registrations do): so few at a time do not hold the loop for long.
+_ROWS_SLICE = 50
+_ESSAYS_OF_A_STATEMENT = 500
+# The rows of more are made only as they are written: as text they take several times as much memory as their facts.
+_ESSAYS_MADE_AHEAD = 5_000
+
+
+class FactRows:
+    """The rows of some facts; None where a table gets none."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.batch_ids = facts.batches.keys()
+        self.registered = [batch_id for batch_id, batch in facts.batches.items() if Registration in batch.facets]
+        #: Essays that no message places.
+        self.unplaced = sorted(e for e, row in facts.essays.items() if not row.facets.keys() & {Placement, Listing})
+        self.heard = _parameter([{"batch_id": b, "heard_at": row.heard_at} for b, row in facts.batches.items()])
+        self.batches = _parameter([_batch_row(b, row) for b, row in facts.batches.items() if _says_more(row)])
+        with_anchors = ((b, sorted(row.anchor_ids)) for b, row in facts.batches.items() if row.anchor_ids)
+        self.anchors = joined([{"batch_id": b, "anchor_ids": anchor_ids} for b, anchor_ids in with_anchors])
+        self.outcomes = _parameter([outcome_row(outcome) for outcome in facts.outcomes.values()])
+        self.pipeline_ends = _parameter([end_row(end) for end in facts.pipeline_ends.values()])
+        self.assessments = _parameter([assessment_row(assessment) for assessment in facts.assessments.values()])
+        self.essay_count = len(facts.essays)
+        self._essays = facts.essays
+        # In the order of the statement itself, by code point, so that several statements take their locks in it, too.
+        ids = sorted(facts.essays)
+        self._statements = [ids[at : at + _ESSAYS_OF_A_STATEMENT] for at in range(0, len(ids), _ESSAYS_OF_A_STATEMENT)]
+        self._made: list[Parameters] = []
+
+    async def make_ahead(self) -> None:
+        """Make the rows of essays, unless there are very many."""
+        for essay_ids in self._statements[: _ESSAYS_MADE_AHEAD // _ESSAYS_OF_A_STATEMENT]:
+            self._made.append(await self._rows_of(essay_ids))
+
+    async def essays(self) -> AsyncIterator[Parameters]:
+        """The rows of essays, statement by statement; none if no essay is spoken of."""
+        for place, essay_ids in enumerate(self._statements):
+            yield self._made[place] if place < len(self._made) else await self._rows_of(essay_ids)
+
+    async def _rows_of(self, essay_ids: Sequence[str]) -> Parameters:
+        rows = []
+        for number, essay_id in enumerate(essay_ids, start=1):
+            rows.append(_essay_row(essay_id, self._essays[essay_id]))
+            if number % _ROWS_SLICE == 0:
+                await give_way()
+        return rows_parameter(rows)
+
+
+def _says_more(batch: BatchRow) -> bool:
+    """Whether more is said of a batch than that it was heard of."""
+    return bool(batch.facets or batch.created_at or batch.started_at)
+
+
+def _batch_row(batch_id: str, batch: BatchRow) -> Parameters:
+    row = {"batch_id": batch_id, "heard_at": batch.heard_at}
+    row |= {"created_at": batch.created_at, "started_at": batch.started_at}
+    for facet in batch.facets.values():
+        row.update(facet.to_row())
+    return row
+
+
+def _essay_row(essay_id: str, essay: Row) -> Parameters:
+    row: Parameters = {"essay_id": essay_id, "heard_at": essay.heard_at, "started_at": essay.started_at}
+    for facet in essay.facets.values():
+        row.update(facet.to_row())
+    row["batch_id"] = row.get("placed_batch_id") or row.get("listed_batch_id")
+    return row
+
+
+def _parameter(rows: Sequence[Parameters]) -> Parameters | None:
+    return rows_parameter(rows) if rows else None
+
+
+def joined(rows: Sequence[Parameters]) -> Parameters | None:
+    """Rows to be joined with those of their batches."""
+    return {**rows_parameter(rows), "batch_ids": [row["batch_id"] for row in rows]} if rows else None
