@@ -20,6 +20,7 @@ _READS_A_SECOND = 100
 _READ_SECONDS = 0.5
 _HELD_SECONDS = "0.02"  # the bound of a bucket
 _LAG = "ras_event_loop_lag"
+_BUSY = "ras_event_loop_busy_max_seconds"
 
 
 def measure(servers: Stage, quick: bool, report: Terminal) -> list[Finding]:
@@ -77,6 +78,7 @@ def _beside_a_backlog(
     for percent in (50, 99):
         found.add(f"meanwhile a hit is read in, p{percent}", "ms", 1000 * percentile(latencies, percent))
     found.add("meanwhile the event loop lags at most", "ms", 1000 * after[f"{_LAG}_max_seconds"])
+    found.add("meanwhile it computes in one lag at most", "ms", 1000 * after[_BUSY])
     found.add(f"meanwhile of its looks later than {1000 * float(_HELD_SECONDS):g} ms", "%", late(before, after))
 
 

@@ -219,6 +219,11 @@ class Metrics:
         self.event_loop_lag_max = Gauge(
             "ras_event_loop_lag_max_seconds", "The longest of these lags since the last scrape.", registry=registry
         )
+        self.event_loop_busy_max = Gauge(
+            "ras_event_loop_busy_max_seconds",
+            "The most CPU time of the loop's own thread in one of these lags since the last scrape.",
+            registry=registry,
+        )
         self.build_info = Gauge("ras_build_info", "Always 1, of the version that runs.", ["version"], registry=registry)
         self.build_info.labels(__version__).set(1)
         self._begin()

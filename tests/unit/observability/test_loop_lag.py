@@ -41,6 +41,10 @@ def longest(metrics: Metrics) -> float | None:
     return metrics.registry.get_sample_value("ras_event_loop_lag_max_seconds")
 
 
+def busiest(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("ras_event_loop_busy_max_seconds")
+
+
 async def hold_the_loop(metrics: Metrics) -> None:
     """Hold it once, and wait until that can have been seen."""
     before = looks(metrics)
@@ -53,6 +57,18 @@ async def test_who_holds_the_loop_is_seen_in_the_histogram_and_in_the_maximum(me
     await hold_the_loop(metrics)
     assert late(metrics) > before
     assert (longest(metrics) or 0.0) >= HELD_SECONDS - SECONDS_BETWEEN_LOOKS
+
+
+async def test_what_the_loop_computes_is_told_from_what_it_waits_for(metrics: Metrics) -> None:
+    await hold_the_loop(metrics)
+    assert (busiest(metrics) or 0.0) < HELD_SECONDS / 2, "it slept"
+    before = looks(metrics)
+    until = time.thread_time() + HELD_SECONDS
+    while time.thread_time() < until:
+        pass
+    await eventually(lambda: looks(metrics) > before, within=30)
+    assert (busiest(metrics) or 0.0) >= HELD_SECONDS - SECONDS_BETWEEN_LOOKS
+    assert busiest(metrics) == 0.0, "it is that since the last scrape"
 
 
 async def test_the_maximum_is_that_since_the_last_scrape(metrics: Metrics) -> None:
