@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import structlog
 from aiokafka.structs import TopicPartition
 from confluent_kafka import Producer
 from dishka import AsyncContainer
+from pydantic import BaseModel
 from redis.asyncio import Redis
 from sqlalchemy import text
 from structlog.testing import capture_logs
@@ -33,6 +35,7 @@ from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.fact_rows import FactRows
 from result_aggregator_service.storage.projection_repository import ProjectionRepository, Touched
 from result_aggregator_service.storage.session import WriteSession
+from tests.integration.projection.projection import poll_of
 from tests.integration.service.process import in_thread
 from tests.integration.service.wiring import Wire, container_of, on_the_wire, rows, settings_for, swap, turning, value
 from tests.servers import migrate, position_group_at_end
@@ -237,6 +240,22 @@ async def test_a_poll_that_is_refused_is_halved_until_the_message_to_blame_stand
         assert {row["essay_id"] for row in await rows(database, "SELECT essay_id FROM essay_results")} == neighbours
         assert await value(database, COUNT_EVENTS) == 18
         assert repository.tries < 20  # by halves, not one by one
+
+
+class NothingKnown(BaseModel):
+    """A payload that no fold is for."""
+
+
+async def test_a_message_that_cannot_be_folded_is_to_blame_though_its_poll_was_to_be_made_ready_ahead(
+    settings: Settings,
+) -> None:
+    first, last = slots(2)
+    strange = replace(say.slot("e2"), payload=NothingKnown())
+    async with container_of(settings) as container:
+        handler = await container.get(PollHandler)
+        prepared = await handler.prepare(poll_of(first, strange, last))
+        handled = await handler.handle_poll(prepared, lambda _: pytest.fail("PostgreSQL is not in trouble"))
+    assert (handled.folded, [bad.error_type for bad in handled.bad]) == (2, ["unprocessable"])
 
 
 async def _on_own_postgres(server: EmbeddedPostgres, settings: Settings) -> Settings:

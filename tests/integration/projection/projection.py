@@ -86,6 +86,18 @@ class ReadModel:
         await self.projector.mark(projected)
         return projected
 
+    async def polls_ahead(self, *polls: Sequence[Event]) -> list[Projected]:
+        """Project polls each of which was prepared before the one before it was projected, as in a backlog."""
+        found: list[Projected] = []
+        ahead: Poll | None = None
+        for events in (*polls, ()):
+            prepared = await self.projector.prepare(poll_of(*events))
+            if ahead is not None:
+                found.append(await self.projector.project(ahead))
+                await self.projector.mark(found[-1])
+            ahead = prepared
+        return found
+
     async def announced(self, topic: str | None = BATCH_RESULTS_READY) -> list[dict[str, Any]]:
         """The messages of a topic (None: of all) in the outbox, in their order."""
         found = await rows(

@@ -30,11 +30,18 @@ class Outcome:
     judged: dict[str, tuple[str, Clock | None]]
 
 
-async def outcome_of(read_model: ReadModel, history: list[Event], seed: int, *, early_grace: bool = True) -> Outcome:
-    """After one arrival of a history and the grace; `early_grace`: which also runs out after some of the polls."""
+async def outcome_of(
+    read_model: ReadModel, history: list[Event], seed: int, *, early_grace: bool = True, ahead: bool = False
+) -> Outcome:
+    """After one arrival of a history and the grace; `early_grace`: which also runs out after some of the polls.
+
+    Or else `ahead`: each poll prepared before the one before it is projected.
+    """
     await read_model.clear()
     polls = arrival(history, seed)
-    for events, grace in zip(polls, graces(seed, polls), strict=True):
+    if ahead:
+        await read_model.polls_ahead(*polls)
+    for events, grace in () if ahead else zip(polls, graces(seed, polls), strict=True):
         await read_model.poll(*events)
         if grace and early_grace:
             await read_model.caught_up(GRACE + 1)
@@ -71,6 +78,9 @@ def test_any_order_duplication_and_grouping_gives_the_same_rows_and_announces_th
             found = runner.run(outcome_of(read_model, history, seed))
             assert found.rows == expected.rows
             assert sorted(map(str, found.announced)) == found.ledger
+            ahead = runner.run(outcome_of(read_model, history, seed, ahead=True))
+            assert ahead.rows == expected.rows
+            assert sorted(map(str, ahead.announced)) == ahead.ledger
             views = model_of(history).views()
             assert found.judged == {b: (view.status, view.facts.grace_horizon) for b, view in views.items()}
             for batch_id, view in views.items():

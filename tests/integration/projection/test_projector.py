@@ -307,6 +307,45 @@ async def test_a_marked_message_is_not_looked_up_and_not_folded(container: Async
     assert await value(await container.get(Database), "SELECT count(*) FROM processed_events") == 1
 
 
+async def test_of_a_poll_made_ready_ahead_what_comes_twice_is_folded_once(read_model: ReadModel) -> None:
+    first, again = say.slot("e1"), say.slot("e2")
+    found = await read_model.polls_ahead([first, again], [again, say.slot("e3"), again], [first, say.slot("e4")])
+    assert [(len(each.folded), len(each.duplicates)) for each in found] == [(2, 0), (1, 2), (1, 1)]
+    assert await read_model.counts("essay_results", "processed_events") == {"essay_results": 4, "processed_events": 4}
+
+
+async def test_what_is_taken_for_a_duplicate_of_the_poll_before_is_folded_if_that_never_was(
+    read_model: ReadModel,
+) -> None:
+    poll = [say.slot("e1"), say.slot("e2")]
+    await read_model.projector.prepare(poll_of(*poll))  # and then it is given up
+    (projected,) = await read_model.polls_ahead([*poll, say.slot("e3")])
+    assert (len(projected.folded), len(projected.duplicates)) == (3, 0)
+    assert (await read_model.counts("essay_results"))["essay_results"] == 3
+
+
+async def test_what_another_replica_folds_after_it_was_made_ready_is_not_folded_again(read_model: ReadModel) -> None:
+    poll = [say.spellcheck("e1", corrections=1, at=50), say.spellcheck("e2", at=51)]
+    prepared = await read_model.projector.prepare(poll_of(*poll))
+    await read_model.poll(poll[0])
+    projected = await read_model.projector.project(prepared)
+    assert (projected.folded, projected.duplicates) == ([poll[1]], [poll[0]])
+    assert "b" in projected.touched.batch_ids
+
+
+async def test_what_is_marked_is_neither_made_ready_nor_folded(read_model: ReadModel) -> None:
+    known = say.slot("e1")
+    await read_model.poll(known)
+    await read_model.poll(say.slot("e2"))
+    (projected,) = await read_model.polls_ahead([known, say.slot("e3")])
+    assert (len(projected.folded), projected.duplicates) == (1, [known])
+    # Marks are only believed of the database that they speak of.
+    await read_model.clear()
+    prepared = await read_model.projector.prepare(poll_of(known))
+    projected = await read_model.projector.project(prepared)
+    assert (projected.folded, projected.duplicates) == ([known], [])
+
+
 async def test_a_bad_message_that_comes_again_is_in_quarantine_once(read_model: ReadModel) -> None:
     bad = Lying("huleedu.essay.nlp.completed.v1", b"{\x00", 7, headers=[("h", None)])
     await read_model.poll(bad, say.slot("e1"))
