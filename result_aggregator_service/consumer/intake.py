@@ -15,7 +15,7 @@ from operator import attrgetter
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from result_aggregator_service.projection.projector import KafkaRecord
-from result_aggregator_service.turns import give_way
+from result_aggregator_service.turns import Slices
 
 _POLL_TIMEOUT_MS = 500
 # What is at hand to compare, of all partitions together. Of one it has to last for its share of a poll, which may be
@@ -57,12 +57,13 @@ class Intake:
                     self._paused = consumer.assignment() - consumer.paused()  # who else paused one has a reason
                     consumer.pause(*self._paused)
                 return taken
-        partitions = consumer.assignment()
+        partitions, slices = consumer.assignment(), Slices()
         for partition in partitions:
             records = max(_POLLS_AT_HAND * self._limit // len(partitions), 1)
             if self._is_short_of(partition, records, _BYTES_AT_HAND // len(partitions)):
                 await self._read(consumer, partition, timeout_ms=0, max_records=records)
-                await give_way()
+                if slices.is_over:
+                    await slices.give_way()
         if (missing := self._missing()) > 0:
             await self._read(consumer, timeout_ms=0, max_records=missing)
         return self._oldest()

@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from time import perf_counter
 from typing import Protocol, TypeVar
 
 import structlog
@@ -35,7 +34,7 @@ from result_aggregator_service.resilience.circuit_breaker import CircuitBreaker
 from result_aggregator_service.storage.errors import is_refusal_of_content, is_trouble
 from result_aggregator_service.storage.projection_repository import Touched
 from result_aggregator_service.storage.quarantine import BadMessage
-from result_aggregator_service.turns import SLICE_SECONDS, give_way
+from result_aggregator_service.turns import Slices
 
 _log = structlog.get_logger(__name__)
 
@@ -146,7 +145,7 @@ class PollHandler:
         failpoint(Failpoint.POLL_DECODE_BEFORE)
         messages: list[Message] = []
         bad: list[BadMessage] = []
-        slice_ends = perf_counter() + SLICE_SECONDS  # messages differ by a thousand times in what they take
+        slices = Slices()  # messages differ by a thousand times in what they take
         for record in records:
             try:
                 messages.append(Message(self._decoder.decode(record), record))
@@ -154,9 +153,8 @@ class PollHandler:
                 if self._raise_on_deserialization_error:
                     raise
                 bad.append(bad_message(record, invalid.reason, invalid.detail))
-            if perf_counter() > slice_ends:
-                await give_way()
-                slice_ends = perf_counter() + SLICE_SECONDS
+            if slices.is_over:
+                await slices.give_way()
         failpoint(Failpoint.POLL_DECODE_AFTER)
         return Poll(messages, bad)
 

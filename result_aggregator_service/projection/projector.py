@@ -22,9 +22,9 @@ from result_aggregator_service.storage.inbox import Inbox, InboxEntry
 from result_aggregator_service.storage.projection_repository import ProjectionRepository, Touched
 from result_aggregator_service.storage.quarantine import BadMessage, Quarantine
 from result_aggregator_service.storage.session import WriteSession
-from result_aggregator_service.turns import give_way
+from result_aggregator_service.turns import Slices
 
-_FOLD_SLICE = 50
+_EVENTS_AT_ONCE = 20
 
 Done = TypeVar("Done")
 
@@ -169,10 +169,11 @@ async def _folded(messages: Sequence[Message], event_ids: Set[int]) -> _Folded:
             firsts[event_id] = event
         else:
             others.append(event)
-    facts, events = Facts(), list(firsts.values())
-    for start in range(0, len(events), _FOLD_SLICE):
-        fold(events[start : start + _FOLD_SLICE], facts)
-        await give_way()
+    facts, events, slices = Facts(), list(firsts.values()), Slices()
+    for start in range(0, len(events), _EVENTS_AT_ONCE):
+        fold(events[start : start + _EVENTS_AT_ONCE], facts)
+        if slices.is_over:
+            await slices.give_way()
     rows = FactRows(facts)
     await rows.make_ahead()
     return _Folded(firsts, others, rows, results_by_phase(facts))

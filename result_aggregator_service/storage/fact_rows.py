@@ -10,12 +10,10 @@ from result_aggregator_service.domain.facets import Listing, Placement, Registra
 from result_aggregator_service.domain.fold import BatchRow, Facts, Row
 from result_aggregator_service.storage.stored_facts import assessment_row, end_row, outcome_row
 from result_aggregator_service.storage.upserts import rows_parameter
-from result_aggregator_service.turns import give_way
+from result_aggregator_service.turns import Slices
 
 Parameters = dict[str, Any]
 
-# A poll may speak of tens of thousands of essays (registrations do): so few at a time do not hold the loop for long.
-_ROWS_SLICE = 50
 _ESSAYS_OF_A_STATEMENT = 500
 # The rows of more are made only as they are written: as text they take several times as much memory as their facts.
 _ESSAYS_MADE_AHEAD = 5_000
@@ -54,11 +52,12 @@ class FactRows:
             yield self._made[place] if place < len(self._made) else await self._rows_of(essay_ids)
 
     async def _rows_of(self, essay_ids: Sequence[str]) -> Parameters:
-        rows = []
-        for number, essay_id in enumerate(essay_ids, start=1):
+        # A poll may speak of tens of thousands of essays: registrations do.
+        rows, slices = [], Slices()
+        for essay_id in essay_ids:
             rows.append(_essay_row(essay_id, self._essays[essay_id]))
-            if number % _ROWS_SLICE == 0:
-                await give_way()
+            if slices.is_over:
+                await slices.give_way()
         return rows_parameter(rows)
 
 

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from result_aggregator_service.turns import give_way
+from result_aggregator_service.turns import Slices
 
 
 async def test_who_got_an_answer_asks_the_next_thing_before_the_next_slice() -> None:
-    loop, told = asyncio.get_running_loop(), list[str]()
+    loop, told, slices = asyncio.get_running_loop(), list[str](), Slices()
     answer: asyncio.Future[str] = loop.create_future()
 
     async def ask() -> str:
@@ -23,6 +23,6 @@ async def test_who_got_an_answer_asks_the_next_thing_before_the_next_slice() -> 
         told.append(f"slice {number}")
         if number == 1:
             loop.call_soon(answer.set_result, "asked the next thing")
-        await give_way()
+        await slices.give_way()
     await waiting
     assert told == ["slice 1", "asked the next thing", "slice 2"]

@@ -26,6 +26,11 @@ async def decode(_: object) -> Poll:
     return Poll((), ())
 
 
+async def prepare(poll: Poll) -> Poll:
+    """Make a poll ready."""
+    return poll
+
+
 async def handle(*_: object, **__: object) -> Handled:
     """Handle a poll."""
     return Handled()
@@ -44,7 +49,7 @@ class Stand:
             pause=lambda *_: None,
             resume=lambda *_: None,
         )
-        handler: Any = SimpleNamespace(decode=decode, handle_poll=handle)
+        handler: Any = SimpleNamespace(decode=decode, prepare=prepare, handle_poll=handle)
         settings = Settings(
             database_url=SecretStr("postgresql://localhost/x"), environment="development", kafka_max_poll_records=2
         )
