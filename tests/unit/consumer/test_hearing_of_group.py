@@ -46,6 +46,7 @@ class Stand:
         self.member: Any = SimpleNamespace(
             _subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment)),
             assignment=set,
+            paused=set,
             pause=lambda *_: None,
             resume=lambda *_: None,
         )
