@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from result_aggregator_service.cache.bodies import Bodies, Body
 from result_aggregator_service.cache.guarded_redis import GuardedRedis, RedisUnavailableError
 from result_aggregator_service.cache.kept_connections import Command
 
@@ -23,7 +24,7 @@ _AT_ONCE = 32
 # KEYS: the token's, the answer's. ARGV: a token to be made (if it is missing: evicted, expired, removed by an
 # invalidation) and its life in seconds, the representation, the tags that the client knows. Gives the token; if an
 # answer is stored under it and in this representation, also what is left of its life (ms) and its tag; and the body, if
-# the client does not know the tag: else it does not leave Redis.
+# neither the client nor this process knows the tag: else it does not leave Redis.
 _LOOK = f"""
 local token = redis.call('GET', KEYS[1])
 if not token then
@@ -77,6 +78,7 @@ class Lookups:
         self._redis = redis
         self._representation = representation
         self._token_ttl_seconds = token_ttl_seconds
+        self._bodies = Bodies()
         self._unsent: _Batch | None = None
 
     async def look(self, token_key: str, key: str, known: tuple[str, ...] = ()) -> Looked:
@@ -101,14 +103,15 @@ class Lookups:
     async def _ask(self, batch: _Batch) -> dict[_Question, Looked | RedisUnavailableError]:
         if self._unsent is batch:
             self._unsent = None
-        answers = await self._redis.exchange("read", self._commands(batch.questions))
+        kept = [self._bodies.get(question.key) for question in batch.questions]
+        answers = await self._redis.exchange("read", self._commands(batch.questions, kept))
         # An error may be of one question alone: a full Redis makes no token, and still tells of those that are there.
         return {
-            question: answer if isinstance(answer, RedisUnavailableError) else _looked(*answer)
-            for question, answer in zip(batch.questions, answers, strict=True)
+            question: answer if isinstance(answer, RedisUnavailableError) else self._looked(question, body, *answer)
+            for question, body, answer in zip(batch.questions, kept, answers, strict=True)
         }
 
-    def _commands(self, questions: Sequence[_Question]) -> list[Command]:
+    def _commands(self, questions: Sequence[_Question], kept: Sequence[Body | None]) -> list[Command]:
         # By its text rather than its digest: a Redis that was restarted knows no digests.
         return [
             (
@@ -121,11 +124,26 @@ class Lookups:
                 self._token_ttl_seconds,
                 self._representation,
                 *question.known,
+                *(() if body is None else (body.etag,)),
             )
-            for question in questions
+            for question, body in zip(questions, kept, strict=True)
         ]
 
-
-def _looked(token: bytes, left: int | None = None, etag: bytes = b"", body: bytes | None = None) -> Looked:
-    """What the script gave, whose end is missing if there is nothing to tell."""
-    return Looked(token, None if left is None else Stored(left, etag.decode(), body))
+    def _looked(
+        self,
+        question: _Question,
+        kept: Body | None,
+        token: bytes,
+        left: int | None = None,
+        etag: bytes = b"",
+        content: bytes | None = None,
+    ) -> Looked:
+        """What the script gave, whose end is missing if there is nothing to tell, or if the body is known already."""
+        if left is None:
+            return Looked(token, None)
+        tag = etag.decode()
+        if content is not None:
+            self._bodies.keep(question.key, Body(tag, content))
+        elif kept is not None and kept.etag == tag and tag not in question.known and ANY_TAG not in question.known:
+            content = kept.content
+        return Looked(token, Stored(left, tag, content))
