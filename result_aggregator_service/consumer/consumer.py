@@ -36,7 +36,7 @@ _log = structlog.get_logger(__name__)
 
 _FETCH_MAX_WAIT_MS = 500
 FETCH_BYTES_PER_PARTITION = 512 * 1024
-_FETCH_BYTES = 4 * 1024 * 1024  # taken apart at once, at about 1 ms for each MiB; a larger message comes by itself
+_FETCH_BYTES = 8 * 1024 * 1024  # taken apart at once, at about 1 ms for each MiB; a larger message comes by itself
 _SECONDS_TO_FINISH_A_POLL = 15.0
 _SECONDS_TO_END_A_TAKE = 2.0
 _SECONDS_BETWEEN_LAGS = 1.0  # to look at every partition costs as much as some messages do
