@@ -209,7 +209,7 @@ class Projector:
         marked = await self._marked(firsts.values())
         # The poll before is not marked yet.
         folded = await _folded(poll.messages, firsts.keys() - marked.event_ids - self._prepared)
-        self._prepared = firsts.keys()
+        self._prepared = frozenset(firsts)  # and not the messages
         return replace(poll, prepared=_Prepared(marked, folded))
 
     async def project(
