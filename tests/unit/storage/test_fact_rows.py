@@ -34,11 +34,12 @@ async def test_tables_that_get_no_row_get_no_statement() -> None:
 
 
 async def test_while_the_rows_of_many_essays_are_made_others_have_their_turns() -> None:
-    rows = FactRows(fold([say.registered([f"e{number}" for number in range(1_000)])]))
+    # They take many times as long as a slice, on however fast a machine.
+    rows = FactRows(fold([say.registered([f"e{number}" for number in range(5_000)])]))
     making = asyncio.create_task(rows.make_ahead())
     turns = 0
     while not making.done():
         await asyncio.sleep(0)
         turns += 1
     await eventually(making.done)
-    assert turns >= 20
+    assert turns > 3, "at least two slices"
