@@ -271,11 +271,11 @@ class Consumer:
         while not await _is_set_within(seconds, done):
             if self._revoking or generation != self._generation or self.heartbeat.is_wedged():
                 return
-            assignment = consumer.assignment()
-            consumer.pause(*assignment)
+            fetched = consumer.assignment() - consumer.paused()
+            consumer.pause(*fetched)
             for partition, unwanted in (await consumer.getmany(timeout_ms=0)).items():
                 consumer.seek(partition, unwanted[0].offset)
-            consumer.resume(*assignment)
+            consumer.resume(*fetched & consumer.assignment())
 
     def _check(self, generation: int) -> None:
         if self._revoking or generation != self._generation:
