@@ -165,7 +165,9 @@ class PollHandler:
         """
         try:
             return await self._projector.prepare(poll)
-        except Exception:  # noqa: BLE001 - it is raised again, and looked into, where the poll is handled
+        except Exception:  # noqa: BLE001 - the poll itself is there all the same
+            # Where a message is to blame it is raised again when the poll is handled, and looked into.
+            _log.warning("poll_not_prepared", messages=len(poll.messages), exc_info=True)
             return poll
 
     async def retried(self, wait: Wait, operation: str, work: Callable[[], Awaitable[Done]]) -> Done:
