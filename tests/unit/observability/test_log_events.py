@@ -33,14 +33,13 @@ def logged() -> tuple[Told, set[str]]:
         nodes = list(ast.walk(ast.parse(path.read_text())))
         calls = {id(node.func): node for node in nodes if isinstance(node, ast.Call)}
         loggers = {
-            target.id
+            ast.unparse(target)
             for node in nodes
             if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("structlog.get_logger")
             for target in node.targets
-            if isinstance(target, ast.Name)
         }
         for node in nodes:
-            if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in loggers):
+            if not (isinstance(node, ast.Attribute) and ast.unparse(node.value) in loggers):
                 continue
             assert node.attr in LEVELS, f"{path}:{node.lineno}"
             assert id(node) in calls, f"{path}:{node.lineno}: a logger's method is called where it stands"
