@@ -72,9 +72,9 @@ class StorageProvider(Provider):
 
     @provide
     async def database(self, settings: Settings) -> AsyncIterator[Database]:
-        engine = create_engine(settings)
-        yield Database(engine)
-        await engine.dispose()
+        database = Database(create_engine(settings))
+        yield database
+        await database.close()
 
     repository = provide(ProjectionRepository)
     reader = provide(BatchReader)

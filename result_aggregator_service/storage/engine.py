@@ -4,16 +4,17 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import asyncpg
 import orjson
 import structlog
 from sqlalchemy import URL
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.errors import DATABASE_ERRORS, spoils_connection
+from result_aggregator_service.storage.pool import Lent, Pool
 from result_aggregator_service.storage.session import DriverSession, ReadSession, Session, WriteSession
 
 _log = structlog.get_logger(__name__)
@@ -52,12 +53,14 @@ def create_engine(settings: Settings) -> AsyncEngine:
         settings.postgres_url,
         pool_size=settings.database_pool_size,
         max_overflow=settings.database_max_overflow,
-        pool_timeout=5,
         pool_recycle=1800,
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
         connect_args=connect_args,
-        execution_options={"prepared_statements": settings.database_prepared_statements},
+        execution_options={
+            "prepared_statements": settings.database_prepared_statements,
+            "connections": settings.database_pool_size + settings.database_max_overflow,
+        },
     )
 
 
@@ -71,6 +74,11 @@ class Database:
         self._prefix = f"ras_{secrets.token_hex(4)}_"
         self._numbers = count(1)
         self._prepares: bool = engine.get_execution_options().get("prepared_statements", True)
+        self._pool = Pool(engine, self._name_of_next)
+
+    async def close(self) -> None:
+        """End all connections; no unit of work may be open."""
+        await self._pool.close()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
@@ -91,7 +99,8 @@ class Database:
 
     @asynccontextmanager
     async def _unit_of_work(self, begin: str) -> AsyncIterator[DriverSession]:
-        connection, session, _ = await self.lent(lambda session: session.driver.execute(begin))
+        lent, _ = await self._begun(lambda session: session.driver.execute(begin))
+        session = lent.session
         try:
             yield session
             # So, and by no error, PostgreSQL answers to the end of a transaction in which something failed.
@@ -100,35 +109,34 @@ class Database:
         except BaseException as error:
             # Given up in the middle, or of no use any more: the pool is not to have it again.
             if not isinstance(error, Exception) or spoils_connection(error) or not await _rolled_back(session):
-                await connection.invalidate()
+                await self._pool.give_up(lent)
+            else:
+                await self._pool.give_back(lent)
             raise
-        finally:
-            await connection.close()
+        await self._pool.give_back(lent)
+
+    async def run(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
+        """Run SQL as the driver takes it, in no transaction but its own; it may only read, as it may be run again."""
+        lent, rows = await self._begun(lambda session: session.fetch(sql, *arguments))
+        await self._pool.give_back(lent)
+        return rows
 
     def _name_of_next(self) -> str:
         """A name for what a session prepares next; none, if nothing is to outlive a transaction."""
         return f"{self._prefix}{next(self._numbers):x}" if self._prepares else ""
 
-    async def lent(
-        self, begin: Callable[[DriverSession], Awaitable[Done]]
-    ) -> tuple[AsyncConnection, DriverSession, Done]:
-        """Take a connection and begin on it: on another one, where one that the pool kept turns out dead.
+    async def _begun(self, begin: Callable[[DriverSession], Awaitable[Done]]) -> tuple[Lent, Done]:
+        """Take a connection and begin on it: on another one, where one that was idle turns out dead.
 
         So none has to be tried before use. To begin over again has to do no harm.
         """
         while True:
-            connection = await self.engine.connect()
-            is_new = True
+            lent = await self._pool.take()
             try:
-                pooled = await connection.get_raw_connection()
-                is_new = not pooled.info
-                driver = cast("asyncpg.Connection[asyncpg.Record]", pooled.driver_connection)
-                session = DriverSession(driver, pooled.info.setdefault("prepared", {}), self._name_of_next)
-                return connection, session, await begin(session)
+                return lent, await begin(lent.session)
             except BaseException as error:
-                await connection.invalidate()
-                await connection.close()
-                if is_new or not spoils_connection(error):
+                await self._pool.give_up(lent)
+                if lent.is_new or not spoils_connection(error):
                     raise
 
 
@@ -147,9 +155,7 @@ class _SingleStatements(Session):
         self._database = database
 
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
-        connection, _, rows = await self._database.lent(lambda session: session.fetch(sql, *arguments))
-        await connection.close()
-        return rows
+        return await self._database.run(sql, *arguments)
 
 
 async def connect_directly(settings: Settings) -> asyncpg.Connection:

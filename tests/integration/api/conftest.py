@@ -91,9 +91,9 @@ class TestProvider(Provider):
 
     @provide
     async def database(self, settings: Settings) -> AsyncIterator[Database]:
-        engine = create_engine(settings)
-        yield Database(engine)
-        await engine.dispose()
+        database = Database(create_engine(settings))
+        yield database
+        await database.close()
 
     @provide
     async def redis(self, settings: Settings) -> AsyncIterator[Redis]:

@@ -44,8 +44,7 @@ _READ = text("SELECT rankings FROM cj_assessments WHERE job_id = :job")
 
 async def many_transactions(url: str, *, prepared_statements: bool) -> set[int]:
     """Write and read through many connections at once; return the sessions of PostgreSQL that they were given."""
-    engine = create_engine(settings_for(url, database_prepared_statements=prepared_statements))
-    database = Database(engine)
+    database = Database(create_engine(settings_for(url, database_prepared_statements=prepared_statements)))
 
     async def work(number: int) -> set[int]:
         pids, job = set(), {"job": f"job {number}"}
@@ -60,7 +59,7 @@ async def many_transactions(url: str, *, prepared_statements: bool) -> set[int]:
         return pids
 
     outcomes = await asyncio.gather(*map(work, range(12)), return_exceptions=True)
-    await engine.dispose()
+    await database.close()
     pids: set[int] = set()
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
@@ -82,11 +81,11 @@ async def test_transactions_share_sessions_once_no_statement_is_prepared_by_name
 async def test_each_process_has_names_of_its_own_for_prepared_statements(database_url: str) -> None:
     prefixes = []
     for _ in range(2):
-        engine = create_engine(settings_for(database_url))
-        async with Database(engine).snapshot() as session:
+        database = Database(create_engine(settings_for(database_url)))
+        async with database.snapshot() as session:
             names = await session.scalars(text("SELECT name FROM pg_prepared_statements"))
             prefixes.append({name.rpartition("_")[0] for name in names})
-        await engine.dispose()
+        await database.close()
     assert len(prefixes[0]) == len(prefixes[1]) == 1
     assert prefixes[0] != prefixes[1]
 

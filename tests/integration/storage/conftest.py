@@ -14,11 +14,11 @@ from tests.integration.storage.projection import Projection
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     settings = Settings(database_url=SecretStr(database_url), environment="development", database_pool_size=10)
-    engine = create_engine(settings)
+    database = Database(create_engine(settings))
     try:
-        yield Database(engine)
+        yield database
     finally:
-        await engine.dispose()
+        await database.close()
 
 
 @pytest.fixture

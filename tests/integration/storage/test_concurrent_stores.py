@@ -109,7 +109,7 @@ async def test_replicas_that_store_overlapping_polls_end_with_what_one_would_hav
 ) -> None:
     async with database.transaction() as session:
         await session.execute(text(_IMPATIENT))
-    await database.engine.dispose()
+    await database.close()
     dice = random.Random(seed)
     history = [a_message(dice, number) for number in range(1, 161)]
     shares = [[*history[replica::REPLICAS], *dice.sample(history, 10)] for replica in range(REPLICAS)]
