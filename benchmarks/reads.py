@@ -41,7 +41,10 @@ class BenchmarkError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How long a run is: slices of each, their length, and how many batches the largest teachers have."""
+    """How long a run is: slices of each, their length, and how many batches the largest teachers have.
+
+    `cold` are those of 30 essays that are asked for once each in a slice; of small ones there are four times as many.
+    """
 
     rounds: int
     seconds: float
@@ -259,7 +262,10 @@ def _populate(servers: Stage, service: ServiceProcess, length: Length) -> Popula
             _wait_until_finished(api, original)
     population = Population(
         twenty={essays: read_model.copy(each, 20, f"teacher-of-20x{essays}") for essays, each in originals.items()},
-        cold=read_model.copy(originals[30], length.cold, "teacher-of-cold-batches"),
+        cold={
+            essays: read_model.copy(originals[essays], number, f"teacher-of-cold-batches-of-{essays}")
+            for essays, number in ((5, 4 * length.cold), (30, length.cold))
+        },
         many=read_model.copy(originals[5], length.many, "teacher-of-many-batches", minutes_apart=1),
     )
     read_model.settle()

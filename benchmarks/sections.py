@@ -23,10 +23,13 @@ class Cache(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """Whom there is to ask about: teachers of 20 batches by the number of essays in each, and teachers of more."""
+    """Whom there is to ask about: teachers of 20 batches by the number of essays in each, and teachers of more.
+
+    Those of `cold` have so many that none comes twice in a slice.
+    """
 
     twenty: Mapping[int, Teacher]
-    cold: Teacher
+    cold: Mapping[int, Teacher]
     many: Teacher
 
 
@@ -62,8 +65,8 @@ def _status(essays: int) -> Paths:
     return lambda population, _: _statuses(population.twenty[essays])
 
 
-def _cold_status(population: Population, _: Api) -> Sequence[str]:
-    return _statuses(population.cold)
+def _cold_status(essays: int) -> Paths:
+    return lambda population, _: _statuses(population.cold[essays])
 
 
 def _statuses(teacher: Teacher) -> Sequence[str]:
@@ -108,8 +111,10 @@ SECTIONS = (
     Section("batch of 5 essays, hit", Cache.HIT, _BOTH, _status(5), essays=5, batches=1),
     Section("batch of 30 essays, hit", Cache.HIT, _BOTH, _status(30), essays=30, batches=1),
     Section("batch of 30 essays, hit, 304", Cache.HIT, _BOTH, _status(30), essays=30, batches=1, if_changed=True),
-    Section("batch of 30 essays, miss", Cache.MISS, _BOTH, _cold_status, essays=30, batches=1),
-    Section("batch of 30 essays, no cache", Cache.OFF, _BOTH, _cold_status, essays=30, batches=1),
+    Section("batch of 5 essays, miss", Cache.MISS, _BOTH, _cold_status(5), essays=5, batches=1),
+    Section("batch of 30 essays, miss", Cache.MISS, _BOTH, _cold_status(30), essays=30, batches=1),
+    Section("batch of 5 essays, no cache", Cache.OFF, _BOTH, _cold_status(5), essays=5, batches=1),
+    Section("batch of 30 essays, no cache", Cache.OFF, _BOTH, _cold_status(30), essays=30, batches=1),
     Section("batch of 30 essays, no cache, 304", Cache.OFF, _BOTH, _status(30), essays=30, batches=1, if_changed=True),
     Section("unknown batch, 404", Cache.UNUSED, _ONE, _unknown_status, status=404),
     Section("list, full, 20 of 30 essays, hit", Cache.HIT, _ONE, _page(30, "full"), essays=30),

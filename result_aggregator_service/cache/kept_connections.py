@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 #: So many are kept out of the client's pool, which others need, too.
-_KEPT = 4
+_KEPT = 16
 
 Command = tuple[str | int | bytes, ...]
 
