@@ -31,6 +31,7 @@ from result_aggregator_service.observability.tracing import NO_TRACING, Tracing
 from result_aggregator_service.projection.projector import KafkaRecord, Poll
 from result_aggregator_service.resilience.backoff import backoff
 from result_aggregator_service.settings import Settings
+from result_aggregator_service.turns import Slices
 
 _log = structlog.get_logger(__name__)
 
@@ -40,6 +41,7 @@ _FETCH_BYTES = 8 * 1024 * 1024  # taken apart at once, at about 1 ms for each Mi
 _SECONDS_TO_FINISH_A_POLL = 15.0
 _SECONDS_TO_END_A_TAKE = 2.0
 _SECONDS_BETWEEN_LAGS = 1.0  # to look at every partition costs as much as some messages do
+_FREED_AT_ONCE = 20
 _SECONDS_TO_JOIN = 90.0  # other members may take their time to let go; still less than makes a wedged loop
 
 
@@ -70,6 +72,7 @@ class Consumer:
         self._revoking = False
         self._intake = Intake(settings.kafka_max_poll_records)
         self._ahead: asyncio.Task[_Taken] | None = None
+        self._handled: _Taken | None = None
         self._lag_noted_at = -_SECONDS_BETWEEN_LAGS
         self._member: AIOKafkaConsumer | None = None
         self._saturated = False
@@ -176,11 +179,14 @@ class Consumer:
                     _log.warning("poll_abandoned", reason=str(reason))
                     await self._take_no_more()
                     self._rewind(consumer)
+                self._handled = taken
                 if not taken.records or time.monotonic() - self._lag_noted_at >= _SECONDS_BETWEEN_LAGS:
                     await self._note_lag(consumer)
                 await asyncio.sleep(0)  # neither a poll taken ahead nor the lag has to wait for anything
         finally:
             await self._take_no_more()
+            self._handled = None
+            await self._handler.settle()
             await self._commits.settle()
 
     async def _take(self, consumer: AIOKafkaConsumer) -> _Taken:
@@ -191,8 +197,22 @@ class Consumer:
         return _Taken(records, await self._handler.decode(records), generation, at)
 
     async def _take_ahead(self, consumer: AIOKafkaConsumer) -> _Taken:
+        await self._let_go()
         taken = await self._take(consumer)
         return replace(taken, poll=await self._handler.prepare(taken.poll))
+
+    async def _let_go(self) -> None:
+        """Free the poll that was handled last: a full one takes some milliseconds, in which PostgreSQL has the next."""
+        handled, self._handled = self._handled, None
+        if handled is None:
+            return
+        records, messages = list(handled.records), list(handled.poll.messages)
+        del handled
+        slices = Slices()
+        while records:
+            del records[-_FREED_AT_ONCE:], messages[-_FREED_AT_ONCE:]
+            if slices.is_over:
+                await slices.give_way()
 
     async def _take_no_more(self) -> None:
         """Give up the poll that is being taken ahead: if it can be, by its own end.

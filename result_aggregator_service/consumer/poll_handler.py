@@ -87,6 +87,7 @@ class PollHandler:
         self._breaker = breaker
         self._tracing = tracing
         self._raise_on_deserialization_error = raise_on_deserialization_error
+        self._marking: asyncio.Task[None] | None = None
 
     async def handle(self, records: Iterable[KafkaRecord], wait: Wait, *, again: bool = False) -> Handled:
         """Decode records, then handle them as a poll (`handle_poll`).
@@ -94,13 +95,16 @@ class PollHandler:
         Raises:
             InvalidMessageError: a message is bad, and RAISE_ON_DESERIALIZATION_ERROR is set.
         """
-        return await self.handle_poll(await self.decode(records), wait, again=again)
+        handled = await self.handle_poll(await self.decode(records), wait, again=again)
+        await self.settle()
+        return handled
 
     async def handle_poll(
         self, poll: Poll, wait: Wait, *, again: bool = False, nearly_done: Callable[[], None] = lambda: None
     ) -> Handled:
         """Project a poll and make it fresh for readers; `again`, `nearly_done`: as in `Projector.project`.
 
+        Its messages are marked beside what the caller does next, another poll for instance (`settle`).
         A part whose content is refused is halved, until the message to blame stands alone and goes to quarantine.
         """
         self._metrics.poll_records.observe(len(poll))
@@ -115,7 +119,8 @@ class PollHandler:
                     _log.warning("poll_refused", messages=len(part), error=first_line(refused.__cause__))
                     parts.extendleft(reversed(_narrowed(part, refused)))
                     continue
-                await asyncio.gather(self._freshen(wait, projected.touched), self._projector.mark(projected))
+                await self._freshen(wait, projected.touched)
+                await self._begin_to_mark(projected)
                 for message in part.bad:
                     await self._poison_pills.store(message)
                 self._count(projected, part.bad)
@@ -129,6 +134,17 @@ class PollHandler:
     async def _project(self, part: Poll, again: bool, nearly_done: Callable[[], None]) -> Projected:
         with self._tracing.transaction("project"):
             return await self._projector.project(part, again=again, nearly_done=nearly_done)
+
+    async def settle(self) -> None:
+        """Wait until all that was projected is marked."""
+        marking, self._marking = self._marking, None
+        if marking is not None:
+            await marking
+
+    async def _begin_to_mark(self, projected: Projected) -> None:
+        """Nothing depends on the marks, and for those of a full poll Redis takes some milliseconds."""
+        await self.settle()
+        self._marking = asyncio.create_task(self._projector.mark(projected))
 
     async def _freshen(self, wait: Wait, touched: Touched) -> None:
         if touched.batch_ids or touched.user_ids:

@@ -255,6 +255,7 @@ async def test_a_message_that_cannot_be_folded_is_to_blame_though_its_poll_was_t
         handler = await container.get(PollHandler)
         prepared = await handler.prepare(poll_of(first, strange, last))
         handled = await handler.handle_poll(prepared, lambda _: pytest.fail("PostgreSQL is not in trouble"))
+        await handler.settle()
     assert (handled.folded, [bad.error_type for bad in handled.bad]) == (2, ["unprocessable"])
 
 
@@ -450,7 +451,7 @@ class NotingWhatIsFetched:
 
     def __init__(self, handler: PollHandler) -> None:
         self._handler = handler
-        self.decode, self.prepare = handler.decode, handler.prepare
+        self.decode, self.prepare, self.settle = handler.decode, handler.prepare, handler.settle
         self.consumer: Consumer | None = None
         self.noted: list[tuple[bool, set[TopicPartition]]] = []
 
@@ -486,7 +487,7 @@ class GivingUp:
 
     def __init__(self, handler: PollHandler) -> None:
         self._handler = handler
-        self.prepare = handler.prepare
+        self.prepare, self.settle = handler.prepare, handler.settle
         self._decoded = 0
         self._polls = 0
 
@@ -524,7 +525,7 @@ class GivingUpWhatWaits:
 
     def __init__(self, handler: PollHandler) -> None:
         self._handler = handler
-        self.decode, self.prepare = handler.decode, handler.prepare
+        self.decode, self.prepare, self.settle = handler.decode, handler.prepare, handler.settle
         self.consumer: Consumer | None = None
         self.given_up = False
         self.waited_for = -1

@@ -31,6 +31,10 @@ async def prepare(poll: Poll) -> Poll:
     return poll
 
 
+async def settle() -> None:
+    """Wait for nothing."""
+
+
 async def handle(*_: object, **__: object) -> Handled:
     """Handle a poll."""
     return Handled()
@@ -50,7 +54,7 @@ class Stand:
             pause=lambda *_: None,
             resume=lambda *_: None,
         )
-        handler: Any = SimpleNamespace(decode=decode, prepare=prepare, handle_poll=handle)
+        handler: Any = SimpleNamespace(decode=decode, prepare=prepare, handle_poll=handle, settle=settle)
         settings = Settings(
             database_url=SecretStr("postgresql://localhost/x"), environment="development", kafka_max_poll_records=2
         )
