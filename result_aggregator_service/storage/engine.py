@@ -68,7 +68,6 @@ class Database:
     """Opens units of work, for writing and for reading."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self.engine = engine
         # The driver's own names count from 1 in each process. Behind a pooler that keeps no statements, under one name
         # there might be another process's statement; so it is none at all, which is an error.
         self._prefix = f"ras_{secrets.token_hex(4)}_"

@@ -87,9 +87,9 @@ async def test_who_waits_gets_the_next_that_is_given_back(pool: Pool) -> None:
 async def test_who_waits_for_too_long_is_told_of_what_and_by_which_settings(engine: AsyncEngine) -> None:
     pool = Pool(engine, lambda: "", seconds_to_wait=0.01)
     lent = [await pool.take() for _ in range(3)]
-    with pytest.raises(TimeoutError, match=r"all 3 connections .* DATABASE_POOL_SIZE"):
+    with pytest.raises(TimeoutError, match=r"all 3 connections .* DATABASE_POOL_SIZE") as raised:
         await pool.take()
-    assert is_trouble(TimeoutError())
+    assert is_trouble(raised.value)
     await pool.give_up(lent.pop())
     lent.append(await pool.take())  # who gave up waiting has left no gap
     with pytest.raises(TimeoutError):

@@ -2,13 +2,15 @@
 
 import asyncio
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.structs import TopicPartition
 from pydantic import SecretStr
 
-from result_aggregator_service.consumer.consumer import Consumer, _Taken
-from result_aggregator_service.consumer.poll_handler import PollHandler
+from result_aggregator_service.consumer.consumer import Consumer
+from result_aggregator_service.consumer.poll_handler import Handled, PollHandler
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.projection.projector import Message, Poll, Projected
 from result_aggregator_service.resilience.circuit_breaker import CircuitBreaker
@@ -17,6 +19,8 @@ from tests.unit.domain import messages as say
 from tests.waiting import eventually
 
 A_POLL = Poll((), ())
+A_FULL_POLL = 100
+PARTITION = TopicPartition("topic", 0)
 
 
 class MarkingWhenItMay:
@@ -36,8 +40,10 @@ class MarkingWhenItMay:
         self.marked += 1
 
 
-class Freed:
-    """Something of which one can tell whether it is still there."""
+class ARecord:
+    """A record of which one can tell whether it is still there."""
+
+    topic, partition, offset, timestamp, value = PARTITION.topic, PARTITION.partition, 0, 0, b""
 
 
 @pytest.fixture
@@ -87,15 +93,49 @@ async def test_who_hands_records_in_has_them_marked(handler: PollHandler, projec
     assert projector.marked == 1
 
 
-async def test_all_of_a_handled_poll_is_freed_before_the_next_one_is_taken(handler: PollHandler) -> None:
-    settings = Settings(database_url=SecretStr("postgresql://localhost/x"), environment="development")
+async def test_a_poll_is_freed_while_the_next_one_is_handled_and_the_last_is_marked_before_the_consumer_ends() -> None:
+    polled: list[weakref.WeakSet[ARecord]] = []
+    handled = settled = 0
+
+    async def getmany(**_: object) -> dict[TopicPartition, list[ARecord]]:
+        if handled == 2:
+            consumer.stop()
+        records = [ARecord() for _ in range(A_FULL_POLL)]
+        polled.append(weakref.WeakSet(records))
+        return {PARTITION: records}
+
+    async def decode(records: list[Any]) -> Poll:
+        return Poll([Message(say.slot("e"), record) for record in records], ())
+
+    async def prepare(poll: Poll) -> Poll:
+        return poll
+
+    async def handle_poll(poll: Poll, *_: object, **__: object) -> Handled:
+        nonlocal handled
+        handled += 1
+        if handled == 2:
+            assert len(polled[0]) == A_FULL_POLL
+            await eventually(lambda: len(polled[0]) == 0, what="the first poll freed")
+            assert len(polled[1]) == A_FULL_POLL
+        return Handled()
+
+    async def settle() -> None:
+        nonlocal settled
+        settled += 1
+
+    async def commit(_: object) -> None:
+        pass
+
+    handler: Any = SimpleNamespace(decode=decode, prepare=prepare, handle_poll=handle_poll, settle=settle)
+    member: Any = SimpleNamespace(
+        assignment=set, paused=set, pause=lambda *_: None, resume=lambda *_: None, getmany=getmany, commit=commit
+    )
+    settings = Settings(
+        database_url=SecretStr("postgresql://localhost/x"),
+        environment="development",
+        kafka_max_poll_records=A_FULL_POLL,
+    )
     consumer = Consumer(settings, handler, Metrics())
-    records: list[Any] = [Freed() for _ in range(1_000)]
-    there = weakref.WeakSet(records)
-    poll = Poll([Message(say.slot(f"e{number}"), record) for number, record in enumerate(records)], ())
-    consumer._handled = _Taken(records, poll, 0, 0.0)
-    del records, poll
-    assert len(there) == 1_000
-    await consumer._let_go()
-    assert len(there) == 0
-    await consumer._let_go()
+    await consumer._poll_until_stopped(member)
+    assert handled >= 2
+    assert settled == 1
