@@ -163,7 +163,7 @@ class ProjectionProvider(Provider):
         return Projector(database, inbox, repository, completion, quarantine, marks)
 
     @provide
-    def poll_handler(
+    async def poll_handler(
         self,
         settings: Settings,
         decoder: Decoder,
@@ -172,8 +172,8 @@ class ProjectionProvider(Provider):
         poison_pills: PoisonPills,
         metrics: Metrics,
         tracing: Tracing,
-    ) -> PollHandler:
-        return PollHandler(
+    ) -> AsyncIterator[PollHandler]:
+        handler = PollHandler(
             decoder,
             projector,
             invalidator,
@@ -183,6 +183,8 @@ class ProjectionProvider(Provider):
             tracing,
             raise_on_deserialization_error=settings.raise_on_deserialization_error,
         )
+        yield handler
+        await handler.settle()
 
     consumer = provide(Consumer)
     invalidator = provide(Invalidator)

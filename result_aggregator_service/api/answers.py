@@ -6,7 +6,7 @@ the tag of the present state is known without making the answer.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from hashlib import blake2b
@@ -26,10 +26,11 @@ from result_aggregator_service.api.inputs import PageQuery, View
 from result_aggregator_service.api.presentation import REPRESENTATION, present_batch, present_summary
 from result_aggregator_service.cache.cache_manager import Answer, CacheManager, KnownTags, Unchanged
 from result_aggregator_service.cache.compression import compressed
+from result_aggregator_service.cache.gathering import Gathering
 from result_aggregator_service.contracts.enums import Phase
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.settings import Settings
-from result_aggregator_service.storage.batch_reader import BatchReader, BatchWithEssays, PageKeys, Position
+from result_aggregator_service.storage.batch_reader import FEW, BatchReader, BatchWithEssays, PageKeys, Position
 from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.session import ReadSession
 from result_aggregator_service.storage.stored_facts import StoredBatch
@@ -56,6 +57,8 @@ class ReadModel:
         self._durations = cache(metrics.db_operation_duration.labels)
         self._gzip_min_bytes = settings.api_gzip_min_bytes
         self.reader = reader
+        self.versions = Gathering(self._versions, at_once=FEW)
+        self.batches = Gathering(self._batches, at_once=FEW)
         self.expected_phases: Sequence[Phase] = settings.expected_phases
         self.representation = representation(settings)
 
@@ -70,6 +73,18 @@ class ReadModel:
         finally:
             self._operations(operation, status).inc()
             self._durations(operation).observe(time.perf_counter() - started)
+
+    async def _versions(self, batch_ids: Sequence[str]) -> Mapping[str, UUID | Exception | None]:
+        """The versions of the answers about some batches; None for one that is unknown or nobody's yet."""
+        async with self.snapshot("read_batch_version", single_statement=True) as session:
+            found = await self.reader.versions(session, batch_ids)
+        return {batch_id: found.get(batch_id) for batch_id in batch_ids}
+
+    async def _batches(self, batch_ids: Sequence[str]) -> Mapping[str, BatchWithEssays | Exception | None]:
+        """Some batches with their essays; None for one that is unknown or nobody's yet."""
+        async with self.snapshot("read_batch", single_statement=True) as session:
+            found = await self.reader.few(session, batch_ids)
+        return {batch_id: found.get(batch_id) for batch_id in batch_ids}
 
     async def answer(self, make: Callable[[], object], etag: str, read: Sequence[BatchWithEssays] = ()) -> Answer:
         """The answer that consists of what `make` makes of batches that were read, compressed if it is large."""
@@ -109,15 +124,13 @@ class BatchSource:
 
     async def etag(self) -> str | None:
         """The tag of the present answer, without making it."""
-        async with self._read_model.snapshot("read_batch_version", single_statement=True) as session:
-            version = await self._read_model.reader.version(session, self._batch_id)
+        version = await self._read_model.versions.answer(self._batch_id)
         return None if version is None else self._etag(version)
 
     async def load(self) -> Answer | None:
         """The present answer; None if the batch is unknown or nobody's yet."""
         model = self._read_model
-        async with model.snapshot("read_batch", single_statement=True) as session:
-            batch = await model.reader.batch(session, self._batch_id)
+        batch = await model.batches.answer(self._batch_id)
         if batch is None:
             return None
         if batch.stored.tally is None:

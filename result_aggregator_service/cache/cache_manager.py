@@ -19,14 +19,11 @@ from result_aggregator_service.cache.lookups import ANY_TAG, ETAG_LENGTH, Lookup
 from result_aggregator_service.cache.places import Place, forget
 from result_aggregator_service.cache.sampler import PATIENCE_SECONDS, Sampler
 from result_aggregator_service.cache.single_flight import NextFlight, SingleFlight
+from result_aggregator_service.cache.stores import Stores
 from result_aggregator_service.observability.logging import first_line
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.storage.errors import is_trouble
 
-#: Larger answers are not kept: writing one could take longer than a call to Redis may.
-MAX_CACHED_BYTES = 4 * 1024 * 1024
-#: So many pages of one user's list are kept at a time.
-MAX_PAGES_OF_A_USER = 1000
 #: So many tags of one request are looked at; the others count as not known.
 MAX_KNOWN_TAGS = 20
 #: An answer that is asked for in this last part of its life is made anew in the background.
@@ -36,29 +33,6 @@ _REFRESHES_AT_ONCE = 8
 _SECONDS_BEFORE_ANOTHER_TRY = 1.0
 
 _TAG = re.compile(rf"[0-9a-f]{{{ETAG_LENGTH}}}")
-
-# KEYS: the token's, the answer's, that of a user's pages. ARGV: the token that was seen, the value, its life and the
-# token's in seconds, how many pages are kept. Stores only under the token that was seen. A token lives longer than what
-# is stored under it. Where a user has as many pages as are kept, some are looked at for whether they are still there.
-# What takes memory comes first: a full Redis refuses a script's first write only, rather than leave it half done.
-_STORE = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if KEYS[3] then
-    if redis.call('SISMEMBER', KEYS[3], KEYS[2]) == 0 then
-        if redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[5]) then
-            for _, page in ipairs(redis.call('SRANDMEMBER', KEYS[3], 20)) do
-                if redis.call('EXISTS', page) == 0 then redis.call('SREM', KEYS[3], page) end
-            end
-            if redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[5]) then return 0 end
-        end
-        redis.call('SADD', KEYS[3], KEYS[2])
-    end
-    redis.call('EXPIRE', KEYS[3], ARGV[4])
-end
-redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
-redis.call('EXPIRE', KEYS[1], ARGV[4])
-return 1
-"""
 
 log = structlog.get_logger(__name__)
 
@@ -199,9 +173,10 @@ class RedisCacheManager:
         self._redis = redis
         self._metrics = metrics
         self._ttl_seconds = ttl_seconds
-        self._token_ttl_seconds = 2 * ttl_seconds
-        self._representation = representation
-        self._lookups = Lookups(redis, representation=representation, token_ttl_seconds=self._token_ttl_seconds)
+        self._lookups = Lookups(redis, representation=representation, token_ttl_seconds=2 * ttl_seconds)
+        self._stores = Stores(
+            redis, representation=representation, ttl_seconds=ttl_seconds, token_ttl_seconds=2 * ttl_seconds
+        )
         self._flights = SingleFlight()
         self._reads = _SharedReads()
         self._refreshes = Background(at_once=_REFRESHES_AT_ONCE)
@@ -265,17 +240,9 @@ class RedisCacheManager:
     async def _fill(self, place: Place, token: bytes, source: Source[AnswerT]) -> tuple[AnswerT, bool]:
         """The present answer, and whether it could be stored."""
         answer = await source.load()
-        if answer is None or len(answer.body) > MAX_CACHED_BYTES:
+        if answer is None:
             return answer, False
-        keys = [place.token, place.key] if place.pages is None else [place.token, place.key, place.pages]
-        value = b"".join((token, self._representation.encode(), answer.etag.encode(), answer.body))
-        limits = (self._ttl_seconds, self._token_ttl_seconds, MAX_PAGES_OF_A_USER)
-        try:
-            stored = await self._redis.execute("store", "EVAL", _STORE, len(keys), *keys, token, value, *limits)
-        except RedisUnavailableError as error:
-            log.debug("answer_not_cached", reason=str(error))
-            return answer, False
-        return answer, stored == 1
+        return answer, await self._stores.store(place, token, answer.etag, answer.body)
 
 
 async def _is_present(stored: Stored, source: Source[Answer | None]) -> bool:

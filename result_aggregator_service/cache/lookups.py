@@ -1,15 +1,11 @@
-"""Look-ups in Redis, gathered: those of one turn of the event loop are sent together, each question once.
+"""Look-ups in Redis, gathered: a thousand readers of one batch ask Redis once."""
 
-Whoever is joined came before the question was sent. So the answer is not older than anything that had happened when
-the last of them came, and a thousand readers of one batch ask Redis once.
-"""
-
-import asyncio
 import secrets
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from result_aggregator_service.cache.bodies import Bodies, Body
+from result_aggregator_service.cache.gathering import Gathering
 from result_aggregator_service.cache.guarded_redis import GuardedRedis, RedisUnavailableError
 from result_aggregator_service.cache.kept_connections import Command
 
@@ -63,14 +59,6 @@ class _Question(NamedTuple):
     known: tuple[str, ...]
 
 
-class _Batch:
-    """Questions that are sent together, and their answers once there are any."""
-
-    def __init__(self) -> None:
-        self.questions: list[_Question] = []
-        self.answers: asyncio.Task[dict[_Question, Looked | RedisUnavailableError]]
-
-
 class Lookups:
     """The look-ups of one process."""
 
@@ -79,7 +67,7 @@ class Lookups:
         self._representation = representation
         self._token_ttl_seconds = token_ttl_seconds
         self._bodies = Bodies()
-        self._unsent: _Batch | None = None
+        self._questions = Gathering(self._ask, at_once=_AT_ONCE)
 
     async def look(self, token_key: str, key: str, known: tuple[str, ...] = ()) -> Looked:
         """What Redis holds, at some moment after this call began. `known`: the tags of answers that need no body.
@@ -87,28 +75,15 @@ class Lookups:
         Raises:
             RedisUnavailableError: there is no telling.
         """
-        question = _Question(token_key, key, known)
-        batch = self._unsent
-        if batch is None or (len(batch.questions) >= _AT_ONCE and question not in batch.questions):
-            batch = self._unsent = _Batch()
-            # It begins in the next turn of the loop; until then others may join.
-            batch.answers = asyncio.create_task(self._ask(batch))
-        if question not in batch.questions:
-            batch.questions.append(question)
-        answer = (await asyncio.shield(batch.answers))[question]
-        if isinstance(answer, RedisUnavailableError):
-            raise answer
-        return answer
+        return await self._questions.answer(_Question(token_key, key, known))
 
-    async def _ask(self, batch: _Batch) -> dict[_Question, Looked | RedisUnavailableError]:
-        if self._unsent is batch:
-            self._unsent = None
-        kept = [self._bodies.get(question.key) for question in batch.questions]
-        answers = await self._redis.exchange("read", self._commands(batch.questions, kept))
+    async def _ask(self, questions: Sequence[_Question]) -> dict[_Question, Looked | Exception]:
+        kept = [self._bodies.get(question.key) for question in questions]
+        answers = await self._redis.exchange("read", self._commands(questions, kept))
         # An error may be of one question alone: a full Redis makes no token, and still tells of those that are there.
         return {
             question: answer if isinstance(answer, RedisUnavailableError) else self._looked(question, body, *answer)
-            for question, body, answer in zip(batch.questions, kept, answers, strict=True)
+            for question, body, answer in zip(questions, kept, answers, strict=True)
         }
 
     def _commands(self, questions: Sequence[_Question], kept: Sequence[Body | None]) -> list[Command]:

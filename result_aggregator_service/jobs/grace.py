@@ -18,6 +18,7 @@ from result_aggregator_service.consumer.consumer import Consumer
 from result_aggregator_service.consumer.group_lag import GroupLag
 from result_aggregator_service.failpoints import Failpoint, failpoint
 from result_aggregator_service.heartbeat import Heartbeat
+from result_aggregator_service.jobs.housekeeping import Invalidator
 from result_aggregator_service.observability.logging import first_line
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.projection.completion import Completion
@@ -71,6 +72,7 @@ class GraceKeeper:
         repository: ProjectionRepository,
         completion: Completion,
         pending: PendingInvalidations,
+        invalidator: Invalidator,
         metrics: Metrics,
         consumer: Consumer,
     ) -> None:
@@ -79,6 +81,7 @@ class GraceKeeper:
         self._repository = repository
         self._completion = completion
         self._pending = pending
+        self._invalidator = invalidator
         self._metrics = metrics
         self._consumer = consumer
         self._standing: str | None = "nothing has been asked yet"
@@ -123,7 +126,11 @@ class GraceKeeper:
         self._note(f"a partition lags by {lag} messages" if behind else None)
         try:
             await self.tick(caught_up=not behind)
-            while await self.finish_some():
+            while finished := await self.finish_some():
+                # The row that each of them left in the database would be seen to by the housekeeper, but only later.
+                await self._invalidator.make_pending()
+                if finished < _BATCHES_AT_ONCE:
+                    break
                 self.heartbeat.beat("finishing batches")
         except Exception as error:
             if not is_trouble(error):
@@ -136,12 +143,12 @@ class GraceKeeper:
         async with self._database.transaction() as session:
             await session.execute(_TICK, {"caught_up": caught_up, "longest_step": _LONGEST_STEP_SECONDS})
 
-    async def finish_some(self) -> bool:
-        """Finish batches whose grace has run out; whether there may be more."""
+    async def finish_some(self) -> int:
+        """Finish some batches whose grace has run out; how many it had found."""
         async with self._database.transaction() as session:
             due = set(await session.scalars(_RUN_OUT, {"limit": _BATCHES_AT_ONCE}))
             if not due:
-                return False
+                return 0
             touched = await self._repository.lock(session, due)
             # Looked at again under their locks: a result may have come in while they were being waited for.
             now = await self._repository.caught_up_seconds(session)
@@ -155,7 +162,7 @@ class GraceKeeper:
             failpoint(Failpoint.GRACE_COMMIT_BEFORE)
         failpoint(Failpoint.GRACE_COMMIT_AFTER)
         _log.info("grace_ran_out", batches=len(still_due))
-        return len(due) == _BATCHES_AT_ONCE
+        return len(due)
 
     async def finish_overdue(self, now: datetime) -> int:
         """In a database that is rebuilt, finish the batches whose grace was over by then; return how many.
@@ -166,7 +173,7 @@ class GraceKeeper:
         horizon = now - timedelta(seconds=self._settings.results_grace_seconds)
         async with self._database.transaction() as session:
             made_due = await session.execute(_MAKE_DUE, {"horizon": horizon})
-        while await self.finish_some():
+        while await self.finish_some() == _BATCHES_AT_ONCE:
             pass
         return len(made_due)
 

@@ -36,10 +36,6 @@ from result_aggregator_service.storage.tallies import tallies_of
 
 _TEXTS = ARRAY(Text())
 _POSITION = (batch_results.c.created_at, batch_results.c.batch_id)
-_VERSION = select(batch_results.c.version).where(
-    batch_results.c.batch_id == bindparam("batch_id"), batch_results.c.registration_at.isnot(None)
-)
-
 
 _BATCHES = """
 SELECT {columns} FROM batch_results b {essays}
@@ -50,14 +46,25 @@ _SEVERAL = "= ANY(:batch_ids)"
 _SUMMARIES = text(_BATCHES.format(columns=batch_columns(lists=()), essays="", these=_SEVERAL))
 
 
-def _statement_with_essays(these: str) -> TextClause:
+def _with_essays_of(these: str) -> str:
     columns = f"{batch_columns(lists=('failed_essay_ids',))}, essays.documents, essays.undecided"
-    return text(_BATCHES.format(columns=columns, essays=JOIN_ESSAYS.format(these=these), these=these))
+    return _BATCHES.format(columns=columns, essays=JOIN_ESSAYS.format(these=these), these=these)
 
 
-# Of one by itself: PostgreSQL then sees that a plan for all of them is as good as a new one for each.
-_ONE_WITH_ESSAYS = _statement_with_essays("= :batch_id")
-_SEVERAL_WITH_ESSAYS = _statement_with_essays(_SEVERAL)
+_SEVERAL_WITH_ESSAYS = text(_with_essays_of(_SEVERAL))
+
+#: So many batches at most are read by one statement that is not to be planned each time.
+FEW = 8
+_IDS = [f"batch_id_{number}" for number in range(FEW)]
+_VERSIONS = "SELECT batch_id, version FROM batch_results WHERE batch_id {these} AND registration_at IS NOT NULL"
+# Of one by itself, and of few. PostgreSQL has one plan for all ids if it does not expect more of a new one for those at
+# hand. So they are always as many, some of them null, and it does not see them where it plans what is done with them.
+_ONE, _OF_FEW = "= :batch_id_0", "IN (SELECT id FROM wanted)"
+_WANTED = f"WITH wanted (id) AS MATERIALIZED (VALUES {', '.join(f'(:{name})' for name in _IDS)})"
+_ONE_WITH_ESSAYS, _ONE_VERSION = text(_with_essays_of(_ONE)), text(_VERSIONS.format(these=_ONE))
+_FEW_WITH_ESSAYS, _FEW_VERSIONS = (
+    text(_WANTED + statement) for statement in (_with_essays_of(_OF_FEW), _VERSIONS.format(these=_OF_FEW))
+)
 
 
 @cache
@@ -128,18 +135,18 @@ class BatchWithEssays:
 class BatchReader:
     """The read side of the read model."""
 
-    async def version(self, session: ReadSession, batch_id: str) -> UUID | None:
-        """The version of a registered batch's answer; None if there is no batch of this id."""
-        version: UUID | None = (await session.scalars(_VERSION, {"batch_id": batch_id})).one_or_none()
-        return version
+    async def versions(self, session: ReadSession, batch_ids: Sequence[str]) -> dict[str, UUID]:
+        """The versions of the answers about a few batches, those that are there and registered."""
+        rows = await session.execute(*_of_few(batch_ids, _ONE_VERSION, _FEW_VERSIONS))
+        return {row["batch_id"]: row["version"] for row in rows}
 
-    async def batch(self, session: ReadSession, batch_id: str) -> BatchWithEssays | None:
-        """A registered batch with its essays, by one statement; None if there is none of this id.
+    async def few(self, session: ReadSession, batch_ids: Sequence[str]) -> dict[str, BatchWithEssays]:
+        """A few batches with their essays, those that are there and registered, by one statement.
 
-        It has no tally if it has not changed since there are tallies.
+        One has no tally if it has not changed since there are tallies.
         """
-        row = (await session.execute(_ONE_WITH_ESSAYS, {"batch_id": batch_id})).one_or_none()
-        return None if row is None else _with_essays(row)
+        rows = await session.execute(*_of_few(batch_ids, _ONE_WITH_ESSAYS, _FEW_WITH_ESSAYS))
+        return {row["batch_id"]: _with_essays(row) for row in rows}
 
     async def batches(self, session: ReadSession, batch_ids: Sequence[str]) -> list[BatchWithEssays]:
         """Some registered batches with their essays, in this order; those that are not there are left out.
@@ -188,6 +195,18 @@ class BatchReader:
         newest = await session.execute(_newest(statuses is not None, after is not None), mine | place)
         keys = [BatchKey(*row) for row in newest]
         return PageKeys(keys[:limit], total, more=len(keys) > limit)
+
+
+def _of_few(batch_ids: Sequence[str], one: TextClause, few: TextClause) -> tuple[TextClause, dict[str, str | None]]:
+    """The statement for so many ids, and its parameters.
+
+    Raises:
+        ValueError: there are more than `FEW`.
+    """
+    if len(batch_ids) == 1:
+        return one, {_IDS[0]: batch_ids[0]}
+    missing = [None] * (FEW - len(batch_ids))
+    return few, dict(zip(_IDS, [*batch_ids, *missing], strict=True))
 
 
 async def _rows(session: ReadSession, statement: TextClause, batch_ids: Sequence[str]) -> Iterator[Columns]:

@@ -6,7 +6,7 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from result_aggregator_service.cache.cache_manager import MAX_CACHED_BYTES, MAX_PAGES_OF_A_USER
+from result_aggregator_service.cache.stores import MAX_CACHED_BYTES, MAX_PAGES_OF_A_USER
 from tests.integration.cache.conftest import MakeReplica, Replica
 from tests.integration.cache.reading import BOTH, NOTHING, Read, invalidate, keys, read_batch, read_list
 from tests.integration.cache.source import BatchSource, Given, Source, answer_of

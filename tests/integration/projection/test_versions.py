@@ -16,7 +16,7 @@ from result_aggregator_service.api.presentation import present_batch, present_su
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.tally import BatchTally
 from result_aggregator_service.settings import Settings
-from result_aggregator_service.storage.batch_reader import BatchReader
+from result_aggregator_service.storage.batch_reader import FEW, BatchReader
 from result_aggregator_service.storage.projection_repository import ProjectionRepository
 from tests.hypothesis_profiles import examples
 from tests.integration.projection.projection import ReadModel, at_hand
@@ -48,7 +48,12 @@ async def shown(read_model: ReadModel) -> dict[str, Shown]:
         batches = await _READER.batches(session, ids)
         summaries = await _READER.summaries(session, ids)
         for batch in batches:
-            assert await _READER.batch(session, batch.stored.facts.batch_id) == batch
+            batch_id = batch.stored.facts.batch_id
+            assert await _READER.few(session, [batch_id]) == {batch_id: batch}
+        for start in range(0, len(batches), FEW):
+            few = {batch.stored.facts.batch_id: batch for batch in batches[start : start + FEW]}
+            assert await _READER.few(session, list(few)) == few
+            assert await _READER.versions(session, list(few)) == {i: batch.stored.version for i, batch in few.items()}
     assert {batch.stored.facts.batch_id for batch in batches} == {i for i, f in facts.items() if f.registration}
     for batch, summary in zip(batches, summaries, strict=True):
         batch_id = batch.stored.facts.batch_id

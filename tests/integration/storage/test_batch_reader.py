@@ -14,7 +14,7 @@ from sqlalchemy import text
 from result_aggregator_service.contracts.enums import BatchStatus
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.domain.tally import BatchTally
-from result_aggregator_service.storage.batch_reader import BatchKey, BatchReader, PageKeys, Position
+from result_aggregator_service.storage.batch_reader import FEW, BatchKey, BatchReader, PageKeys, Position
 from result_aggregator_service.storage.engine import Database
 from result_aggregator_service.storage.session import ReadSession, Session
 from tests.integration.storage.projection import Projection
@@ -43,9 +43,9 @@ async def page_after(database: Database, after: Position | None, limit: int) -> 
 async def test_a_batch_that_nobody_registered_is_not_there(projection: Projection) -> None:
     await projection.poll(say.slot("e1", "nobodys"), say.registered(["e2"], "b"))
     async with projection.database.snapshot() as session:
-        assert await READER.version(session, "nobodys") is None
-        assert await READER.version(session, "nowhere") is None
-        assert await READER.batch(session, "nobodys") is None
+        for batch_ids in (["nobodys"], ["nowhere"], ["nowhere", "nobodys"]):
+            assert await READER.versions(session, batch_ids) == {}
+            assert await READER.few(session, batch_ids) == {}
         assert await READER.batches(session, ["nowhere", "nobodys"]) == []
         assert await READER.summaries(session, ["nowhere", "nobodys"]) == []
 
@@ -53,11 +53,10 @@ async def test_a_batch_that_nobody_registered_is_not_there(projection: Projectio
 async def test_a_batch_has_the_same_version_however_it_is_read(projection: Projection) -> None:
     await projection.poll(say.registered(["e1"], "b"))
     async with projection.database.snapshot() as session:
-        version = await READER.version(session, "b")
-        batch, page = await READER.batch(session, "b"), await READER.page_of(session, "teacher", limit=1)
+        version = (await READER.versions(session, ["b"]))["b"]
+        batch, page = (await READER.few(session, ["b"]))["b"], await READER.page_of(session, "teacher", limit=1)
         (summary,) = await READER.summaries(session, ["b"])
     assert isinstance(version, UUID)
-    assert batch is not None
     assert {batch.stored.version, summary.version, page.keys[0].version} == {version}
 
 
@@ -242,7 +241,11 @@ async def test_essays_are_found_by_their_batch_and_never_compared_one_by_one_wit
     await projection.poll(*_a_batch("large", 3000), *_a_batch("other", 3000))
     await projection.poll(say.assessment({"large 1": (1, 0.5)}, "large", anchors=anchors))
     async with projection.database.snapshot() as session:
-        for read in (lambda s: READER.batch(s, "large"), lambda s: READER.batches(s, ["large"])):
+        for read in (
+            lambda s: READER.few(s, ["large"]),
+            lambda s: READER.few(s, ["large", "nowhere"]),
+            lambda s: READER.batches(s, ["large"]),
+        ):
             noting = NotingSession(session)
             await read(ReadSession(noting))
             (statement,) = noting.sent
@@ -255,6 +258,28 @@ async def test_essays_are_found_by_their_batch_and_never_compared_one_by_one_wit
             ]
             assert sum("hashed SubPlan" in text for text in searches) >= 2
             assert not [text for text in searches if " ANY " in text and "hashed" not in text]
+
+
+async def test_reading_few_batches_is_planned_once_and_not_each_time(projection: Projection) -> None:
+    batch_ids = [f"b{number}" for number in range(FEW)]
+    for batch_id in batch_ids:
+        await projection.poll(*_a_batch(batch_id, 30))
+    async with projection.database.transaction() as session:
+        await session.execute(text("ANALYZE"))
+    async with projection.database.snapshot() as session:
+        for number in range(60):
+            some = batch_ids[: number % FEW + 1]
+            assert sorted(await READER.few(session, some)) == some
+            assert sorted(await READER.versions(session, some)) == some
+        planned = await session.execute(text("SELECT custom_plans FROM pg_prepared_statements WHERE custom_plans > 1"))
+    # PostgreSQL plans a statement five times before it thinks of one plan for all.
+    assert [row["custom_plans"] for row in planned] == [5, 5, 5, 5]
+
+
+async def test_more_than_few_are_refused(projection: Projection) -> None:
+    async with projection.database.snapshot() as session:
+        with pytest.raises(ValueError, match="zip"):
+            await READER.few(session, [f"b{number}" for number in range(FEW + 1)])
 
 
 def _a_batch(batch: str, count: int) -> list[Event]:
@@ -272,12 +297,11 @@ async def test_a_batch_without_a_tally_is_tallied_while_it_is_read(projection: P
         await session.execute(text("UPDATE batch_results SET tally = NULL WHERE batch_id = 'b1'"))
     stored = await projection.all_stored()
     async with projection.database.snapshot() as session:
-        one, whole = await READER.batch(session, "b1"), await READER.batches(session, ["b1", "b2"])
+        few, whole = await READER.few(session, ["b1", "b2"]), await READER.batches(session, ["b1", "b2"])
         noting = NotingSession(session)
         summaries = await READER.summaries(ReadSession(noting), ["b1", "b2"])
     tallies = [BatchTally.of(stored[batch_id].facts) for batch_id in ("b1", "b2")]
     assert [summary.tally for summary in summaries] == [batch.stored.tally for batch in whole] == tallies
     assert [stored[batch_id].tally for batch_id in ("b1", "b2")] == [None, tallies[1]]
-    assert one is not None
-    assert one.stored.tally is None  # it is one statement
+    assert [few[batch_id].stored.tally for batch_id in ("b1", "b2")] == [None, tallies[1]]  # it is one statement
     assert [s.arguments for s in noting.sent if "essay_results" in s.sql] == [(["b1"],)]

@@ -50,11 +50,11 @@ async def connections_used(database: Database, number: int = 1) -> list[int]:
 async def test_everything_is_of_one_moment(projection: Projection) -> None:
     await projection.poll(say.registered(["e1"], "b1"))
     async with projection.database.snapshot() as session:
-        before = await READER.version(session, "b1")
+        before = await READER.versions(session, ["b1"])
         await projection.poll(say.spellcheck("e1", "b1"))
-        assert await READER.version(session, "b1") == before
+        assert await READER.versions(session, ["b1"]) == before
     async with projection.database.snapshot() as session:
-        assert await READER.version(session, "b1") != before
+        assert await READER.versions(session, ["b1"]) != before
 
 
 async def test_nothing_can_be_written_by_who_reads(database: Database) -> None:
