@@ -50,6 +50,7 @@ class Pool:
         self._seconds_kept = seconds_kept
         self._seconds_to_wait = seconds_to_wait
         self._idle: list[Lent] = []
+        self._is_closed = False
         self._limit: int = engine.get_execution_options().get("connections", sys.maxsize)
         self._may_be_lent = asyncio.Semaphore(self._limit)
 
@@ -72,6 +73,9 @@ class Pool:
 
     async def give_back(self, lent: Lent) -> None:
         """Give back a connection that is outside any transaction."""
+        if self._is_closed:
+            await self.give_up(lent)
+            return
         try:
             if len(self._idle) < self._size() and time.monotonic() < lent.keep_until:
                 self._idle.append(replace(lent, is_new=False) if lent.is_new else lent)
@@ -89,7 +93,8 @@ class Pool:
             self._may_be_lent.release()
 
     async def close(self) -> None:
-        """End all connections that are not lent."""
+        """End all connections: those that are lent as soon as they are given back."""
+        self._is_closed = True
         while self._idle:
             await self._idle.pop().connection.close()
         await self._engine.dispose()

@@ -165,24 +165,23 @@ async def test_one_that_is_given_up_is_not_lent_again(pool: Pool, engine: AsyncE
     await pool.give_back(other)
 
 
-async def test_closing_ends_all_that_are_idle_and_a_pool_can_be_used_again(
-    pool: Pool, engine: AsyncEngine, database_url: str
+async def test_closing_ends_all_that_are_idle_and_those_that_are_lent_when_they_are_given_back(
+    pool: Pool, database_url: str
 ) -> None:
-    lent = [await pool.take() for _ in range(2)]
+    lent = [await pool.take() for _ in range(3)]
     pids = [await pid(each) for each in lent]
-    for each in lent:
+    for each in lent[:2]:
         await pool.give_back(each)
-    await pool.close()
     watching = await asyncpg.connect(database_url.replace("+asyncpg", ""))
 
-    async def ended() -> bool:
-        return int(await watching.fetchval(_NUMBER, pids)) == 0
+    async def are_left(number: int) -> bool:
+        return int(await watching.fetchval(_NUMBER, pids)) == number
 
-    await eventually(ended)
+    await pool.close()
+    await eventually(lambda: are_left(1))
+    await pool.give_back(lent[2])
+    await eventually(lambda: are_left(0))
     await watching.close()
-    again = await pool.take()
-    assert await pid(again) not in pids
-    await pool.give_back(again)
 
 
 async def test_a_pool_that_keeps_nothing_has_nothing_idle(database_url: str) -> None:
