@@ -14,6 +14,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -37,6 +38,7 @@ _LOG = {"logging_collector": "on", "log_destination": "jsonlog", "log_rotation_a
 _SERVICE = "result-aggregator-service"  # the connections that say so are the service's
 _LARGE_ROWS = 10_000
 _TIMES = 8  # more often than PostgreSQL plans for the parameters at hand before it may do with one plan for all
+_CLIENTS, _TIMES_TOGETHER = 8, 40
 _SETTLE_SECONDS = 60.0
 _POLL_SECONDS = 0.2
 _LONGEST_LINE = 150
@@ -210,6 +212,15 @@ def _work(deployment: Deployment, database: Filled, messages: int) -> None:
                 again = api.get(path, headers={"If-None-Match": answer.headers["ETag"]})
                 if again.status_code != httpx.codes.NOT_MODIFIED:
                     raise BenchmarkError(f"{path}: {again.status_code} to the tag that was just given")
+        # Those that come in one turn of the service's event loop are read by one statement.
+        paths = [f"{BATCHES}/{batch_id}/status" for batch_id in database.some.batch_ids[:_CLIENTS]]
+        with ThreadPoolExecutor(_CLIENTS) as clients:
+            for _ in range(_TIMES_TOGETHER):
+                redis.flushall()
+                tags = [answer.headers["ETag"] for answer in clients.map(api.get, paths)]
+                redis.flushall()
+                known = [{"If-None-Match": tag} for tag in tags]
+                list(clients.map(lambda path, headers: api.get(path, headers=headers), paths, known))
 
 
 def measure(servers: Stage, quick: bool, report: Terminal) -> tuple[list[Plans], str]:

@@ -1,9 +1,12 @@
 """The answer about one batch: every field of it, as the sample messages make it."""
 
+import asyncio
 from typing import Any
 
 import httpx
+from dishka import AsyncContainer
 
+from result_aggregator_service.observability.metrics import Metrics
 from tests.integration.api.read_model import ReadModel
 from tests.unit.domain import messages as say
 
@@ -296,3 +299,19 @@ async def test_a_batch_of_many_essays_is_answered_whole(client: httpx.AsyncClien
     await read_model.tell(say.registered(essays), *(say.spellcheck(essay) for essay in essays))
     response = await client.get("/internal/v1/batches/b/status")
     assert [essay["essay_id"] for essay in response.json()["essays"]] == essays
+
+
+async def test_batches_that_are_asked_for_at_once_are_read_together_and_each_gets_its_own_answer(
+    client: httpx.AsyncClient, read_model: ReadModel, container: AsyncContainer
+) -> None:
+    batch_ids = [f"b{number}" for number in range(10)]
+    await read_model.tell(*(say.registered([f"essay of {batch_id}"], batch_id) for batch_id in batch_ids))
+    paths = [f"/internal/v1/batches/{batch_id}/status" for batch_id in ("nowhere", *batch_ids)]
+    unknown, *found = await asyncio.gather(*map(client.get, paths))
+    assert unknown.status_code == 404
+    shown = [(batch["batch_id"], batch["essays"][0]["essay_id"]) for batch in (answer.json() for answer in found)]
+    assert shown == [(batch_id, f"essay of {batch_id}") for batch_id in batch_ids]
+    read = {"operation": "read_batch", "status": "success"}
+    metrics = await container.get(Metrics)
+    # Eight by one statement, and three by another; on a busy machine they may come in more than one turn.
+    assert 2 <= (metrics.registry.get_sample_value("ras_db_operations_total", read) or 0) <= 5

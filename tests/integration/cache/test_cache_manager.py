@@ -261,3 +261,13 @@ async def test_an_answer_too_large_for_redis_is_given_and_not_kept(replica: Repl
     body = b"x" * (MAX_CACHED_BYTES + 1)
     assert await replica.cache.batch_status("b1", NOTHING, Given(body)) == answer_of(body)
     assert await raw.exists("ras:batch:b1") == 0
+
+
+async def test_answers_that_are_missed_at_once_are_all_kept_the_large_ones_too(replica: Replica) -> None:
+    bodies = {f"b{number}": bytes([97 + number % 26]) * (number * 5_000) for number in range(1, 31)}
+    given = {batch_id: Given(body) for batch_id, body in bodies.items()}
+
+    for hits in (0, len(bodies)):
+        asked = (replica.cache.batch_status(batch_id, NOTHING, source) for batch_id, source in given.items())
+        assert await asyncio.gather(*asked) == [answer_of(body) for body in bodies.values()]
+        assert replica.metric("ras_cache_hits_total", cache_type="batch_status") == hits
