@@ -60,7 +60,7 @@ _VERSIONS = "SELECT batch_id, version FROM batch_results WHERE batch_id {these} 
 # Of one by itself, and of few. PostgreSQL has one plan for all ids if it does not expect more of a new one for those at
 # hand. So they are always as many, some of them null, and it does not see them where it plans what is done with them.
 _ONE, _OF_FEW = "= :batch_id_0", "IN (SELECT id FROM wanted)"
-_WANTED = f"WITH wanted (id) AS MATERIALIZED (VALUES {', '.join(f'(:{name})' for name in _IDS)})"
+_WANTED = f"WITH wanted (id) AS MATERIALIZED (VALUES {', '.join(f'(:{name})' for name in _IDS)}) "
 _ONE_WITH_ESSAYS, _ONE_VERSION = text(_with_essays_of(_ONE)), text(_VERSIONS.format(these=_ONE))
 _FEW_WITH_ESSAYS, _FEW_VERSIONS = (
     text(_WANTED + statement) for statement in (_with_essays_of(_OF_FEW), _VERSIONS.format(these=_OF_FEW))
