@@ -1,7 +1,4 @@
-"""Answers put into Redis, gathered; each only while the token is still there that its maker saw.
-
-A small answer is a fifth of what the round trip costs that takes it there.
-"""
+"""Answers put into Redis, each only while the token is still there that its maker saw; small ones are gathered."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
