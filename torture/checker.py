@@ -75,7 +75,7 @@ def check(world: World, *, early_grace: bool = True) -> Findings:
         with Player(world.shadow.bootstrap_servers, "result-aggregator-group") as shadow:
             _wait_until_folded(shadow, _FOLD_SECONDS)
         for url in (world.database_url, world.shadow.database_url):
-            # A grace's answers are invalidated about a second after it (docs/guarantees.md).
+            # A grace is invalidated after its commit, and what a crash left of that within about a second.
             wait_until(lambda url=url: rows.is_settled(url), within=_GRACE_SECONDS, what="all grace ran out")  # type: ignore[misc]
         wait_until(lambda: not rows.unpublished(world.database_url), within=_PUBLISH_SECONDS, what="an empty outbox")
         published = player.published()

@@ -15,10 +15,10 @@ Answer = TypeVar("Answer")
 
 
 class _Batch(Generic[Question]):
-    """Questions that are sent together."""
+    """Questions that are sent together, in the order in which they came."""
 
     def __init__(self) -> None:
-        self.questions: list[Question] = []
+        self.questions: dict[Question, None] = {}
 
 
 class Gathering(Generic[Question, Answer]):
@@ -44,8 +44,7 @@ class Gathering(Generic[Question, Answer]):
         batch = self._unsent
         if batch is None or (len(batch.questions) >= self._at_once and question not in batch.questions):
             batch = self._unsent = _Batch()
-        if question not in batch.questions:
-            batch.questions.append(question)
+        batch.questions[question] = None
         # It begins in the next turn of the loop; until then others may join.
         answers = await self._flights.join(batch, partial(self._send, batch))
         answer = answers[question]
@@ -56,4 +55,4 @@ class Gathering(Generic[Question, Answer]):
     async def _send(self, batch: _Batch[Question]) -> Mapping[Question, Answer | Exception]:
         if self._unsent is batch:
             self._unsent = None
-        return await self._ask(batch.questions)
+        return await self._ask(list(batch.questions))

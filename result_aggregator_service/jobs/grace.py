@@ -126,12 +126,7 @@ class GraceKeeper:
         self._note(f"a partition lags by {lag} messages" if behind else None)
         try:
             await self.tick(caught_up=not behind)
-            while finished := await self.finish_some():
-                # The row that each of them left in the database would be seen to by the housekeeper, but only later.
-                await self._invalidator.make_pending()
-                if finished < _BATCHES_AT_ONCE:
-                    break
-                self.heartbeat.beat("finishing batches")
+            await self._finish_all()
         except Exception as error:
             if not is_trouble(error):
                 raise
@@ -142,6 +137,15 @@ class GraceKeeper:
         """Move the caught-up clock on, if the group is caught up now and was at the last tick."""
         async with self._database.transaction() as session:
             await session.execute(_TICK, {"caught_up": caught_up, "longest_step": _LONGEST_STEP_SECONDS})
+
+    async def _finish_all(self) -> None:
+        """Finish all batches whose grace has run out, and make readers see it."""
+        while finished := await self.finish_some():
+            # The row that each of them left in the database would be seen to by the housekeeper, but only later.
+            await self._invalidator.make_pending()
+            if finished < _BATCHES_AT_ONCE:
+                break
+            self.heartbeat.beat("finishing batches")
 
     async def finish_some(self) -> int:
         """Finish some batches whose grace has run out; how many it had found."""
@@ -173,8 +177,7 @@ class GraceKeeper:
         horizon = now - timedelta(seconds=self._settings.results_grace_seconds)
         async with self._database.transaction() as session:
             made_due = await session.execute(_MAKE_DUE, {"horizon": horizon})
-        while await self.finish_some() == _BATCHES_AT_ONCE:
-            pass
+        await self._finish_all()
         return len(made_due)
 
     async def _sleep(self) -> None:

@@ -11,6 +11,8 @@ from dishka import AsyncContainer
 from redis.asyncio import Redis
 from sqlalchemy import text
 
+from result_aggregator_service.cache.idempotency import IdempotencyMarks
+from result_aggregator_service.consumer.poll_handler import PollHandler
 from result_aggregator_service.domain.announcements import Announcement
 from result_aggregator_service.observability.metrics import Metrics
 from result_aggregator_service.publishing.outbox_manager import OutboxManager
@@ -137,6 +139,32 @@ async def test_what_comes_again_is_told_apart_and_still_names_what_readers_see_o
     assert (again.touched.batch_ids, again.touched.user_ids) == ({"b"}, {"teacher"})
     assert await read_model.state() == before
     assert await read_model.announced(None) == outbox
+
+
+class MarksThatTakeTheirTime:
+    """Marks that are made when they may be."""
+
+    def __init__(self) -> None:
+        self.may_be_made = asyncio.Event()
+        self.made = 0
+
+    async def seen(self, _database_id: str, _event_ids: Sequence[UUID]) -> set[UUID]:
+        return set()
+
+    async def mark(self, _database_id: str, event_ids: Sequence[UUID]) -> None:
+        await self.may_be_made.wait()
+        self.made += len(event_ids)
+
+
+async def test_marks_that_are_being_made_are_waited_for_before_anything_is_closed(settings: Settings) -> None:
+    marks = MarksThatTakeTheirTime()
+    async with container_of(settings, swap(marks, IdempotencyMarks)) as container:
+        handler = await container.get(PollHandler)
+        await handler.handle_poll(poll_of(say.registered()), asyncio.sleep)
+        assert marks.made == 0
+        # Longer than it takes to close what does not wait.
+        asyncio.get_running_loop().call_later(0.5, marks.may_be_made.set)
+    assert marks.made == 1
 
 
 async def test_a_message_twice_in_one_poll_is_one_message(read_model: ReadModel) -> None:
