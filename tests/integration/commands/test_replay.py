@@ -242,6 +242,7 @@ async def test_an_empty_database_is_rebuilt_silently_with_equal_rows(
     by_grace = await count(reference, "SELECT count(*) FROM batch_results WHERE grace_horizon_at IS NOT NULL")
     assert (summary.bad, summary.by_grace, summary.announced) == (2, by_grace, len(await ledger(reference)))
     assert by_grace >= 1
+    assert await count(database_url, "SELECT count(*) FROM pending_invalidations") == 0  # nor is anything stale
     assert "committed: group silent goes on where this ended" in said
     assert f"{total:,} of {total:,} messages (100.0%)" in how.err.decode().splitlines()[-1]
 
