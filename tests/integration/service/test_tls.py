@@ -137,27 +137,35 @@ class TlsProxy:
         self._is_postgres = target.drivername.startswith("postgres")
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         certificate.configure_cert(self._context)
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._is_closed = False
         self.port = 0
         self.accepted = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["TlsProxy"]:
-        server = await asyncio.start_server(self._serve, LOOPBACK, 0)
+        server = await asyncio.start_server(self._accept, LOOPBACK, 0)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
         finally:
+            self._is_closed = True
             server.close()
-            for task in self._connections:
+            connections = dict(self._connections)
+            for task, writer in connections.items():
                 task.cancel()
-            await asyncio.gather(*self._connections, return_exceptions=True)
+                writer.transport.abort()  # a task that has not begun yet does not
+            await asyncio.gather(*connections, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_closed:  # it had been accepted before
+            writer.transport.abort()
+            return
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._connections[task] = writer
+        task.add_done_callback(self._connections.pop)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
         # A client that does not trust the certificate hangs up.
         with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
             try:
