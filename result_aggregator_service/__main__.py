@@ -17,7 +17,10 @@ from result_aggregator_service.commands.replay import replay
 from result_aggregator_service.observability.logging import configure_logging
 from result_aggregator_service.settings import Settings, SettingsError
 
-_OBJECTS_BETWEEN_COLLECTIONS = 200_000
+# Of a poll's size in messages: eight polls are read and not decoded, with some 9 objects that refer to others for each
+# message, and three are decoded, with some 35 each.
+_OBJECTS_OF_POLLS_AT_HAND = 250
+_OBJECTS_AT_LEAST = 100_000
 
 
 @click.group(invoke_without_command=True)
@@ -37,10 +40,11 @@ def serve() -> None:
     settings = load_settings()
     configure_logging(settings)
     # What is imported stays: it need not be looked through for garbage, which takes tens of milliseconds each time.
-    # And two polls at hand are some eighty thousand objects, none of which is garbage before its poll is over. What is
-    # done often leaves nothing behind that refers to itself, so there is little to find.
+    # Nor need the polls at hand: none of their objects is garbage before its poll is over. What is done often leaves
+    # nothing behind that refers to itself, so there is little to find.
     gc.freeze()
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, 20, 100)
+    at_hand = _OBJECTS_OF_POLLS_AT_HAND * settings.kafka_max_poll_records
+    gc.set_threshold(max(at_hand, _OBJECTS_AT_LEAST), 20, 100)
     try:
         # On asyncio's own loop: uvloop raises a RuntimeError where something is written to a connection that the other
         # side has closed, which ends aiokafka's background tasks for good (its issue 1038) and is no error of Redis'.

@@ -152,7 +152,7 @@ class Settings(DatabaseSettings):
     kafka_consumer_group_id: str = Field(default="result-aggregator-group", min_length=1)
     kafka_group_instance_id: str | None = None
     kafka_auto_offset_reset: Literal["earliest", "latest"] = "earliest"
-    kafka_max_poll_records: int = Field(default=1_000, ge=1)
+    kafka_max_poll_records: int = Field(default=2_000, ge=1)
     kafka_session_timeout_ms: Milliseconds = 30_000
     kafka_max_poll_interval_ms: Milliseconds = 300_000
     kafka_producer_client_id: str = "ras-producer"

@@ -6,12 +6,16 @@ somebody waits for by several.
 """
 
 import asyncio
+from collections.abc import Iterable
 from time import perf_counter
+from typing import Generic, Self, TypeVar
 
 #: About as long as a server takes to answer. Shorter ones would give way more often, which takes time, too.
 SLICE_SECONDS = 0.0005
 
 _TURNS = 3
+
+Item = TypeVar("Item")
 
 
 class Slices:
@@ -30,3 +34,24 @@ class Slices:
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         self._end = perf_counter() + SLICE_SECONDS
+
+
+class InSlices(Generic[Item]):
+    """Some items, each of which is some work (`async for`); when one is asked for after a slice, that gives way first.
+
+    To ask for one takes a third of a microsecond: where an item is less work than ten of those, take several at once.
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = iter(items)
+        self._slices = Slices()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Item:
+        if self._slices.is_over:
+            await self._slices.give_way()
+        for item in self._items:
+            return item
+        raise StopAsyncIteration

@@ -179,6 +179,7 @@ class Consumer:
                     _log.warning("poll_abandoned", reason=str(reason))
                     await self._take_no_more()
                     self._rewind(consumer)
+                await self._let_go()
                 self._handled = taken
                 if not taken.records or time.monotonic() - self._lag_noted_at >= _SECONDS_BETWEEN_LAGS:
                     await self._note_lag(consumer)

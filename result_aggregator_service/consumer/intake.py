@@ -7,7 +7,7 @@ Invariant: `begun` and what is unread are of the present assignment only, once i
 """
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Set
 from itertools import chain, islice
 from operator import attrgetter
@@ -30,6 +30,7 @@ class Intake:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._unread: dict[tuple[str, int], deque[KafkaRecord]] = {}
+        self._bytes: Counter[tuple[str, int]] = Counter()
         self._paused: Set[TopicPartition] = frozenset()
         self.begun: dict[TopicPartition, int] = {}
 
@@ -39,7 +40,7 @@ class Intake:
 
     def forget(self) -> None:
         """Forget what was read: it is another member's now, or will be read again."""
-        self._unread.clear()
+        self._forget_unread()
         self.begun.clear()
 
     async def take(self, consumer: AIOKafkaConsumer) -> list[KafkaRecord]:
@@ -52,7 +53,7 @@ class Intake:
             await self._read(consumer, timeout_ms=_POLL_TIMEOUT_MS, max_records=self._limit)
             if self._missing() > 0:
                 taken = list(chain.from_iterable(self._unread.values()))
-                self._unread.clear()
+                self._forget_unread()
                 if taken:  # before aiokafka's fetcher has a turn
                     self._paused = consumer.assignment() - consumer.paused()  # who else paused one has a reason
                     consumer.pause(*self._paused)
@@ -79,12 +80,16 @@ class Intake:
 
     def _is_short_of(self, partition: TopicPartition, records: int, size: int) -> bool:
         """Whether more of it should be at hand to compare with the others; large messages are not piled up for that."""
-        unread = self._unread.get(partition, ())
-        return len(unread) < records and sum(len(record.value or b"") for record in unread) < size
+        return len(self._unread.get(partition, ())) < records and self._bytes[partition] < size
+
+    def _forget_unread(self) -> None:
+        self._unread.clear()
+        self._bytes.clear()
 
     async def _read(self, consumer: AIOKafkaConsumer, *partitions: TopicPartition, **options: int) -> None:
         for partition, records in (await consumer.getmany(*partitions, **options)).items():
             self._unread.setdefault(partition, deque()).extend(records)
+            self._bytes[partition] += sum(map(_size, records))
             self.begun.setdefault(partition, records[0].offset)
 
     def _oldest(self) -> list[KafkaRecord]:
@@ -94,6 +99,11 @@ class Intake:
             partition = record.topic, record.partition
             unread = self._unread[partition]
             unread.popleft()
+            self._bytes[partition] -= _size(record)
             if not unread:
                 del self._unread[partition]
         return taken
+
+
+def _size(record: KafkaRecord) -> int:
+    return len(record.value or b"")

@@ -3,7 +3,6 @@
 Invariant: whatever order messages come in, the transaction that makes a batch finished is the one that announces it.
 """
 
-import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -28,8 +27,7 @@ from result_aggregator_service.storage.projection_repository import ProjectionRe
 from result_aggregator_service.storage.session import WriteSession
 from result_aggregator_service.storage.stored_facts import Judgement, StoredBatch
 from result_aggregator_service.storage.tallies import tallies_of
-
-_JUDGED_SLICE = 20
+from result_aggregator_service.turns import InSlices
 
 
 class Completion:
@@ -72,9 +70,7 @@ class Completion:
 
         judgements: list[Judgement] = []
         results: list[_Results] = []
-        for number, (batch_id, before) in enumerate(stored.items()):
-            if number % _JUDGED_SLICE == 0:
-                await asyncio.sleep(0)
+        async for batch_id, before in InSlices(stored.items()):
             tally = tallies[batch_id]
             batch = before.facts.with_(
                 has_results=tally.started_at is not None,
@@ -98,10 +94,12 @@ class Completion:
             failpoint(Failpoint.STATEMENTS_JUDGEMENTS_AFTER)
 
         outgoing = await self._not_announced_otherwise(session, results)
-        for assessment in assessments:
+        identities = {announcement.event_id for announcement, _ in outgoing}
+        async for assessment in InSlices(assessments):
             batch = with_members.get(assessment.batch_id, stored[assessment.batch_id].facts)
             announcement = assessment_announcement(batch, assessment, self._service_name)
-            if announcement is not None and all(announcement.event_id != other.event_id for other, _ in outgoing):
+            if announcement is not None and announcement.event_id not in identities:
+                identities.add(announcement.event_id)
                 outgoing.append((announcement, _class_of(batch)))
         await self._publisher.announce(session, outgoing)
 

@@ -103,8 +103,12 @@ class _Folded:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """What was marked of a poll some time before its transaction, and what those messages say that seemed to be new."""
+    """What was marked of a poll some time before its transaction, and what those messages say that seemed to be new.
 
+    `firsts`: as of `_firsts`.
+    """
+
+    firsts: Mapping[int, "Message"]
     marked: _Marked
     folded: _Folded
 
@@ -148,7 +152,7 @@ async def _meanwhile(work: Coroutine[Any, Any, Done]) -> AsyncIterator[asyncio.T
 
 
 def _entries(messages: Iterable[Message]) -> list[InboxEntry]:
-    return [InboxEntry(e.clock.event_id, r.topic, r.partition, r.offset) for e, r in messages]
+    return [(event.clock.event_id, record.topic, record.partition, record.offset) for event, record in messages]
 
 
 def _firsts(messages: Sequence[Message]) -> dict[int, Message]:
@@ -159,8 +163,18 @@ def _firsts(messages: Sequence[Message]) -> dict[int, Message]:
     return firsts
 
 
+async def _fold_in_slices(events: Sequence[Event]) -> Facts:
+    """Fold, and let the loop answer requests meanwhile."""
+    facts, slices = Facts(), Slices()
+    for start in range(0, len(events), _EVENTS_AT_ONCE):
+        fold(events[start : start + _EVENTS_AT_ONCE], facts)
+        if slices.is_over:
+            await slices.give_way()
+    return facts
+
+
 async def _folded(messages: Sequence[Message], event_ids: Set[int]) -> _Folded:
-    """Fold the messages of some ids, in slices between which the loop can answer requests."""
+    """Fold the messages of some ids."""
     firsts: dict[int, Event] = {}
     others: list[Event] = []
     for event, _ in messages:
@@ -169,11 +183,7 @@ async def _folded(messages: Sequence[Message], event_ids: Set[int]) -> _Folded:
             firsts[event_id] = event
         else:
             others.append(event)
-    facts, events, slices = Facts(), list(firsts.values()), Slices()
-    for start in range(0, len(events), _EVENTS_AT_ONCE):
-        fold(events[start : start + _EVENTS_AT_ONCE], facts)
-        if slices.is_over:
-            await slices.give_way()
+    facts = await _fold_in_slices(list(firsts.values()))
     rows = FactRows(facts)
     await rows.make_ahead()
     return _Folded(firsts, others, rows, results_by_phase(facts))
@@ -210,7 +220,7 @@ class Projector:
         # The poll before is not marked yet.
         folded = await _folded(poll.messages, firsts.keys() - marked.event_ids - self._prepared)
         self._prepared = frozenset(firsts)  # and not the messages
-        return replace(poll, prepared=_Prepared(marked, folded))
+        return replace(poll, prepared=_Prepared(firsts, marked, folded))
 
     async def project(
         self, poll: Poll, *, again: bool = False, nearly_done: Callable[[], None] = lambda: None
@@ -223,7 +233,8 @@ class Projector:
             nearly_done: called when all is said but the commit.
         """
         projected = Projected()
-        prepared, firsts = poll.prepared, _firsts(poll.messages)
+        prepared = poll.prepared
+        firsts = prepared.firsts if prepared else _firsts(poll.messages)
         failpoint(Failpoint.TRANSACTION_BEGIN_BEFORE)
         async with (
             _meanwhile(self._marked(() if again or prepared else firsts.values())) as looking,
@@ -265,14 +276,17 @@ class Projector:
     async def _enter(
         self, session: WriteSession, firsts: Mapping[int, Message], marked: _Marked, projected: Projected
     ) -> set[int]:
-        """Enter what is not marked; and what is, where the marks turn out to be of another database."""
-        unmarked = [message for event_id, message in firsts.items() if event_id not in marked.event_ids]
-        entered, projected.database_id = await self._inbox.enter(session, _entries(unmarked))
+        """Enter what is not marked; and what is, where the marks turn out to be of another database.
+
+        Returns which of them are new.
+        """
+        new = firsts.keys() - marked.event_ids
+        known, projected.database_id = await self._inbox.enter(session, _entries(map(firsts.__getitem__, new)))
         if marked.event_ids and marked.database_id != projected.database_id:
-            others = _entries(firsts[event_id] for event_id in marked.event_ids)
-            entered |= (await self._inbox.enter(session, others)).event_ids
+            new = set(firsts)
+            known |= (await self._inbox.enter(session, _entries(map(firsts.__getitem__, marked.event_ids)))).known
         self._database_id = projected.database_id
-        return {event_id.int for event_id in entered}
+        return new - {event_id.int for event_id in known}
 
     async def _store(self, session: WriteSession, folded: _Folded, projected: Projected) -> None:
         projected.folded, projected.duplicates = list(folded.events.values()), list(folded.others)
@@ -282,4 +296,5 @@ class Projector:
             await self._completion.settle(session, projected.touched)
         if projected.duplicates:
             # The first delivery may have died between its commit and its invalidation.
-            projected.touched.merge(await self._repository.touched_by(session, fold(projected.duplicates)))
+            facts = await _fold_in_slices(projected.duplicates)
+            projected.touched.merge(await self._repository.touched_by(session, facts))

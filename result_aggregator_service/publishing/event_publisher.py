@@ -17,6 +17,7 @@ from result_aggregator_service.publishing.outbox_manager import OutboxManager
 from result_aggregator_service.storage.session import WriteSession
 from result_aggregator_service.storage.tables import announcements as ledger
 from result_aggregator_service.storage.upserts import recordset, rows_parameter
+from result_aggregator_service.turns import InSlices
 
 _COLUMNS = ("event_id", "topic", "batch_id")
 _ENTER = text(
@@ -47,7 +48,7 @@ class EventPublisher:
         fresh = set(await session.scalars(_ENTER, rows_parameter(rows)))
         failpoint(Failpoint.STATEMENTS_LEDGER_AFTER)
         outgoing: list[Announcement] = []
-        for announcement, class_id in announcements:
+        async for announcement, class_id in InSlices(announcements):
             if announcement.event_id in fresh:
                 outgoing += [announcement, teacher_notification(announcement, class_id)]
         if outgoing:

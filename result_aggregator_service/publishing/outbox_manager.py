@@ -16,6 +16,7 @@ from sqlalchemy import ARRAY, ColumnElement, Text, and_, any_, bindparam, case, 
 from result_aggregator_service.domain.announcements import Announcement
 from result_aggregator_service.storage.session import ReadSession, WriteSession
 from result_aggregator_service.storage.tables import event_outbox
+from result_aggregator_service.turns import InSlices
 
 NOTIFY_CHANNEL = "ras_outbox"
 AGGREGATE_TYPE = "batch"
@@ -219,7 +220,7 @@ class OutboxManager:
                 announcement.topic,
                 announcement.traceparent,
             )
-            for announcement in announcements
+            async for announcement in InSlices(announcements)
         ]
         await session.execute(_ENQUEUE, dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True)))
         await session.execute(_NOTIFY)

@@ -4,6 +4,7 @@ So a poll's rows are made while the poll before it is still in PostgreSQL's hand
 """
 
 from collections.abc import AsyncIterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from result_aggregator_service.domain.facets import Listing, Placement, Registration
@@ -20,29 +21,58 @@ _ESSAYS_MADE_AHEAD = 5_000
 
 
 class FactRows:
-    """The rows of some facts; None where a table gets none."""
+    """The rows of some facts, made ahead or when they are asked for; None where a table gets none."""
 
     def __init__(self, facts: Facts) -> None:
+        self._facts = facts
         self.batch_ids = facts.batches.keys()
         self.registered = [batch_id for batch_id, batch in facts.batches.items() if Registration in batch.facets]
         #: Essays that no message places.
         self.unplaced = sorted(e for e, row in facts.essays.items() if not row.facets.keys() & {Placement, Listing})
-        self.heard = _parameter([{"batch_id": b, "heard_at": row.heard_at} for b, row in facts.batches.items()])
-        self.batches = _parameter([_batch_row(b, row) for b, row in facts.batches.items() if _says_more(row)])
-        with_anchors = ((b, sorted(row.anchor_ids)) for b, row in facts.batches.items() if row.anchor_ids)
-        self.anchors = joined([{"batch_id": b, "anchor_ids": anchor_ids} for b, anchor_ids in with_anchors])
-        self.outcomes = _parameter([outcome_row(outcome) for outcome in facts.outcomes.values()])
-        self.pipeline_ends = _parameter([end_row(end) for end in facts.pipeline_ends.values()])
-        self.assessments = _parameter([assessment_row(assessment) for assessment in facts.assessments.values()])
         self.essay_count = len(facts.essays)
-        self._essays = facts.essays
         # In the order of the statement itself, by code point, so that several statements take their locks in it, too.
         ids = sorted(facts.essays)
         self._statements = [ids[at : at + _ESSAYS_OF_A_STATEMENT] for at in range(0, len(ids), _ESSAYS_OF_A_STATEMENT)]
         self._made: list[Parameters] = []
 
+    @cached_property
+    def heard(self) -> Parameters | None:
+        """The batches that are spoken of, and when."""
+        return _parameter([{"batch_id": b, "heard_at": row.heard_at} for b, row in self._facts.batches.items()])
+
+    @cached_property
+    def batches(self) -> Parameters | None:
+        """Those of which more is said."""
+        return _parameter([_batch_row(b, row) for b, row in self._facts.batches.items() if _says_more(row)])
+
+    @cached_property
+    def anchors(self) -> Parameters | None:
+        """Their anchors."""
+        with_anchors = ((b, sorted(row.anchor_ids)) for b, row in self._facts.batches.items() if row.anchor_ids)
+        return joined([{"batch_id": b, "anchor_ids": anchor_ids} for b, anchor_ids in with_anchors])
+
+    @cached_property
+    def outcomes(self) -> Parameters | None:
+        """How their phases ended."""
+        return _parameter([outcome_row(outcome) for outcome in self._facts.outcomes.values()])
+
+    @cached_property
+    def pipeline_ends(self) -> Parameters | None:
+        """How their pipelines ended."""
+        return _parameter([end_row(end) for end in self._facts.pipeline_ends.values()])
+
+    @cached_property
+    def assessments(self) -> Parameters | None:
+        """Their rankings, in the order of folding."""
+        return _parameter([assessment_row(assessment) for assessment in self._facts.assessments.values()])
+
     async def make_ahead(self) -> None:
-        """Make the rows of essays, unless there are very many."""
+        """Make all rows but those of very many essays."""
+        slices = Slices()
+        for table in ("heard", "batches", "anchors", "outcomes", "pipeline_ends", "assessments"):
+            getattr(self, table)
+            if slices.is_over:
+                await slices.give_way()
         for essay_ids in self._statements[: _ESSAYS_MADE_AHEAD // _ESSAYS_OF_A_STATEMENT]:
             self._made.append(await self._rows_of(essay_ids))
 
@@ -55,7 +85,7 @@ class FactRows:
         # A poll may speak of tens of thousands of essays: registrations do.
         rows, slices = [], Slices()
         for essay_id in essay_ids:
-            rows.append(_essay_row(essay_id, self._essays[essay_id]))
+            rows.append(_essay_row(essay_id, self._facts.essays[essay_id]))
             if slices.is_over:
                 await slices.give_way()
         return rows_parameter(rows)

@@ -20,7 +20,9 @@ _ENTER = text(
         ORDER BY event_id ON CONFLICT DO NOTHING RETURNING event_id
     )
     SELECT s.database_id || '-' || c.system_identifier || '-' || k.timeline_id || '-' || 'service_state'::regclass::oid,
-           ARRAY(SELECT event_id FROM entered)
+           CASE WHEN cardinality(CAST(:event_ids AS uuid[])) > (SELECT count(*) FROM entered)
+                THEN ARRAY(SELECT unnest(CAST(:event_ids AS uuid[])) EXCEPT SELECT event_id FROM entered)
+                ELSE '{}' END
     FROM service_state s, pg_control_system() c, pg_control_checkpoint() k
     """
 )
@@ -35,19 +37,14 @@ _FORGET = text(
 )
 
 
-class InboxEntry(NamedTuple):
-    """A message and where it was read."""
-
-    event_id: UUID
-    topic: str
-    partition: int
-    offset: int
+InboxEntry = tuple[UUID, str, int, int]
+"""A message's id and where it was read: topic, partition, offset."""
 
 
 class Entered(NamedTuple):
-    """The ids of the messages that were not in the inbox yet, and the name of the database whose inbox it is."""
+    """The ids of the messages that were in the inbox before, and the name of the database whose inbox it is."""
 
-    event_ids: set[UUID]
+    known: set[UUID]
     database_id: str
 
 
@@ -55,11 +52,11 @@ class Inbox:
     """The table of messages that have been folded."""
 
     async def enter(self, session: WriteSession, entries: Sequence[InboxEntry]) -> Entered:
-        """Enter messages, if there are any."""
+        """Enter messages, if there are any; each id once."""
         event_ids, topics, partitions, offsets = zip(*entries, strict=True) if entries else ((), (), (), ())
         columns = {"event_ids": event_ids, "topics": topics, "partitions": partitions, "offsets": offsets}
-        database_id, entered = (await session.execute(_ENTER, columns)).one()
-        return Entered(set(entered), database_id)
+        database_id, known = (await session.execute(_ENTER, columns)).one()
+        return Entered(set(known), database_id)
 
     async def forget(self, session: WriteSession, *, older_than_seconds: float, rows: int) -> int:
         """Delete up to `rows` entries older than that; return how many there were."""

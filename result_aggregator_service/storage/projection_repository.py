@@ -37,6 +37,7 @@ from result_aggregator_service.storage.tables import (
 )
 from result_aggregator_service.storage.tallies import to_document
 from result_aggregator_service.storage.upserts import recordset, replace_when_later, upsert
+from result_aggregator_service.turns import InSlices
 
 _BATCH_COLUMNS = (
     "batch_id",
@@ -310,7 +311,7 @@ class ProjectionRepository:
         batches: dict[str, StoredBatch] = {}
         unannounced: list[tuple[int, Assessment]] = []
         caught_up_seconds = 0.0
-        for row in await session.execute(_LOAD, {"batch_ids": list(batch_ids)}):
+        async for row in InSlices(await session.execute(_LOAD, {"batch_ids": list(batch_ids)})):
             batch_id, caught_up_seconds = row["batch_id"], row["caught_up_seconds"]
             batches[batch_id] = batch_of(row)
             unannounced.extend((place, assessment_of(batch_id, *values)) for place, *values in row["unannounced"])
@@ -343,5 +344,8 @@ class ProjectionRepository:
         self, session: WriteSession, judgements: Sequence[Judgement], tallies: Mapping[str, BatchTally]
     ) -> None:
         """Keep what was derived of some batches, and give each a new version."""
-        rows = [judgement_row(judged) | {"tally": to_document(tallies[judged.batch_id])} for judged in judgements]
+        rows = [
+            judgement_row(judged) | {"tally": to_document(tallies[judged.batch_id])}
+            async for judged in InSlices(judgements)
+        ]
         await session.execute(_SAVE_JUDGEMENTS, joined(rows))

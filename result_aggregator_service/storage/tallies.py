@@ -15,6 +15,7 @@ from result_aggregator_service.contracts.fields import wire_time
 from result_aggregator_service.domain.facets import AIFeedbackResult, CJResult, Columns, NlpResult, SpellcheckResult
 from result_aggregator_service.domain.tally import UNKNOWN, BatchTally
 from result_aggregator_service.storage.session import ReadSession, WriteSession
+from result_aggregator_service.turns import InSlices
 
 # The columns of an essay's own result in a phase begin with this.
 _RESULTS = {
@@ -91,7 +92,7 @@ _TALLIES = text(
 async def tallies_of(session: WriteSession | ReadSession, batch_ids: Collection[str]) -> dict[str, BatchTally]:
     """Count the members of some batches, as the session sees them; batches that are not there are left out."""
     found = await session.execute(_TALLIES, {"batch_ids": sorted(batch_ids)})
-    return {row["batch_id"]: _counted(row) for row in found.mappings()}
+    return {row["batch_id"]: _counted(row) async for row in InSlices(found)}
 
 
 def _counted(row: Columns) -> BatchTally:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from result_aggregator_service.turns import Slices
+from result_aggregator_service.turns import InSlices, Slices
 
 
 async def test_who_got_an_answer_asks_the_next_thing_before_the_next_slice() -> None:
@@ -26,3 +26,21 @@ async def test_who_got_an_answer_asks_the_next_thing_before_the_next_slice() -> 
         await slices.give_way()
     await waiting
     assert told == ["slice 1", "asked the next thing", "slice 2"]
+
+
+async def test_between_the_slices_of_many_items_others_have_their_turns() -> None:
+    # They take a hundred slices, on however fast a machine.
+    async def listed() -> list[int]:
+        return [item async for item in InSlices(range(200_000))]
+
+    listing = asyncio.create_task(listed())
+    turns = 0
+    while not listing.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert await listing == [*range(200_000)]
+    assert turns > 10
+
+
+async def test_there_may_be_no_item() -> None:
+    assert [item async for item in InSlices(())] == []

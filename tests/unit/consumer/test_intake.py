@@ -135,6 +135,26 @@ async def test_large_messages_are_not_piled_up_to_be_compared() -> None:
         assert sum(map(len, consumer.records.values())) == 27 - taken
 
 
+def made_large(records: Sequence[Lying]) -> list[Lying]:
+    return [replace(record, value=bytes(3_000_000)) for record in records]
+
+
+async def test_large_messages_that_were_taken_do_not_keep_later_ones_from_being_compared() -> None:
+    consumer, intake = Fetched(one=[0, 1, 10, 11], two=range(20, 30)), Intake(2)
+    consumer.records[ONE][:2] = made_large(consumer.records[ONE][:2])
+    assert await times(intake, consumer) == [0, 1]
+    assert await times(intake, consumer) == [10, 11]
+
+
+async def test_large_messages_that_were_forgotten_do_not_either() -> None:
+    consumer, intake = Fetched(one=range(4), two=range(20, 30)), Intake(2)
+    consumer.records[ONE][2:] = made_large(consumer.records[ONE][2:])
+    assert await times(intake, consumer) == [0, 1]
+    intake.forget()
+    consumer.records = Fetched(one=range(4), two=range(20, 30)).records
+    assert [await times(intake, consumer) for _ in range(2)] == [[0, 1], [2, 3]]
+
+
 async def test_what_was_read_of_another_assignment_is_forgotten() -> None:
     consumer, intake = Fetched(one=[1, 4, 7], two=[2, 5, 8]), Intake(2)
     await take(intake, consumer)
