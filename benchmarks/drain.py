@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
@@ -35,18 +36,32 @@ _EVENTS_OF_A_BATCH = 80  # at the least
 _ROWS_OF_A_STATEMENT = 500
 _PACKAGES = ("aiokafka", "asyncpg", "pydantic", "sqlalchemy")
 _BACKLOG, _CPU = "a backlog is taken in", "CPU for 1,000 messages"
-_BARE_DRAIN, _BARE_UPSERTS = "drain without work", "bare upserts"
+_BARE_DRAIN = "drain without work"
+_BARE_UPSERTS, _OWN_UPSERTS = "bare upserts, a narrow table", "bare upserts, the service's essays"
 
 _FACTS = """
 CREATE TABLE facts (essay_id varchar(255) PRIMARY KEY, batch_id varchar(255), at timestamptz, event_id uuid,
                     status text, corrections integer, text_id text)
 """
-_UPSERT = """
-INSERT INTO facts AS t
-SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::uuid[], $5::text[], $6::int[], $7::text[])
+_READ = (
+    "SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::uuid[], $5::text[], $6::int[], $7::text[])"
+    " AS r(essay_id, batch_id, at, event_id, status, corrections, text_id)"
+)
+_UPSERT_FACTS = f"""
+INSERT INTO facts AS t {_READ}
 ON CONFLICT (essay_id) DO UPDATE SET at = excluded.at, event_id = excluded.event_id, status = excluded.status,
     corrections = excluded.corrections, text_id = excluded.text_id
 WHERE (t.at, t.event_id) < (excluded.at, excluded.event_id)
+"""
+_UPSERT_ESSAYS = f"""
+INSERT INTO essay_results AS t (essay_id, batch_id, heard_at, spellcheck_at, spellcheck_event_id, spellcheck_status,
+    spellcheck_correction_count, spellcheck_corrected_text_storage_id)
+SELECT essay_id, batch_id, at, at, event_id, status, corrections, text_id FROM ({_READ}) AS r
+ON CONFLICT (essay_id) DO UPDATE SET heard_at = excluded.heard_at, spellcheck_at = excluded.spellcheck_at,
+    spellcheck_event_id = excluded.spellcheck_event_id, spellcheck_status = excluded.spellcheck_status,
+    spellcheck_correction_count = excluded.spellcheck_correction_count,
+    spellcheck_corrected_text_storage_id = excluded.spellcheck_corrected_text_storage_id
+WHERE (t.spellcheck_at, t.spellcheck_event_id) < (excluded.spellcheck_at, excluded.spellcheck_event_id)
 """
 
 
@@ -82,19 +97,21 @@ def drained(servers: Stage, length: Length, settings: dict[str, str], report: Te
     with Worker() as worker:
         for number in range(1, length.rounds + 1):
             bare_drain = asyncio.run(backlog.drained_bare(servers))
-            bare_upserts = asyncio.run(_upserted(servers.postgres.url, length.rows))
+            bare_upserts = asyncio.run(_upserted(servers.postgres.url, "facts", _UPSERT_FACTS, length.rows))
+            own_upserts = asyncio.run(_upserted(servers.postgres.url, "essay_results", _UPSERT_ESSAYS, length.rows))
             with deployed(servers, begin=backlog.begin, settings=settings) as deployment:
                 taken = deployment.take_in_backlog(backlog.messages)
                 _tell(taken, found)
                 found.add(_BARE_DRAIN, "messages/s", bare_drain)
                 found.add(_BARE_UPSERTS, "rows/s", bare_upserts)
+                found.add(_OWN_UPSERTS, "rows/s", own_upserts)
             report.say(f"Round {number} of {length.rounds}: {taken.messages_per_second:,.0f} messages/s")
         # Not before: what is produced for them would lie behind the backlog.
         for number in range(1, length.rounds + 1):
             with deployed(servers, settings=settings) as deployment:
                 for rate in length.rates:
                     _stream(worker, deployment, rate, length.seconds, f"stream-{number}-{rate}", found)
-    for bare in (_BARE_DRAIN, _BARE_UPSERTS):
+    for bare in (_BARE_DRAIN, _BARE_UPSERTS, _OWN_UPSERTS):
         found.share(f"{_BACKLOG} beside {bare}", _BACKLOG, bare)
     return found.over_rounds()
 
@@ -156,26 +173,26 @@ def produced(servers: Stage, messages: int) -> Backlog:
     return Backlog(begin, topic_ends(servers))
 
 
-async def _upserted(url: str, rows: int) -> float:
-    """Write one narrow facet of essays, each three times, 500 rows a transaction, on one connection; rows a second.
+async def _upserted(url: str, table: str, upsert: str, rows: int) -> float:
+    """Write one facet of essays, each three times, 500 rows a transaction, on one connection; rows a second.
 
-    Each statement is a transaction of its own, whose commit waits for the disk. Its time holds all that the driver does
-    with it: arguments are encoded in it, too. What is left out is only to make the columns.
+    Each statement is a transaction of its own, whose commit waits for the disk; each states everything later than those
+    before, so that every row is written. Its time holds all that the driver does with it: arguments are encoded in it,
+    too. What is left out is only to make the columns.
     """
     connection = await asyncpg.connect(url.replace("+asyncpg", ""))
     try:
-        await connection.execute("DROP TABLE IF EXISTS facts")
-        await connection.execute(_FACTS)
+        await connection.execute(f"DROP TABLE IF EXISTS facts; {_FACTS}")
         rng = random.Random(_SEED)
-        statement = await connection.prepare(_UPSERT)
+        statement = await connection.prepare(upsert)
         now = await connection.fetchval("SELECT now()")
         took = 0.0
-        for _ in range(rows // _ROWS_OF_A_STATEMENT):
+        for place in range(rows // _ROWS_OF_A_STATEMENT):
             numbers = sorted(rng.sample(range(rows // 3), _ROWS_OF_A_STATEMENT))
             columns = (
                 [f"essay-{number:08}-0123456789ab" for number in numbers],
                 [f"batch-{number // 30:08}-0123456789ab" for number in numbers],
-                [now] * len(numbers),
+                [now + timedelta(milliseconds=place)] * len(numbers),
                 [uuid.UUID(int=rng.getrandbits(128)) for _ in numbers],
                 ["completed"] * len(numbers),
                 numbers,
@@ -187,7 +204,7 @@ async def _upserted(url: str, rows: int) -> float:
         return rows / took
     finally:
         # The stage's own database is what every new one is a copy of.
-        await connection.execute("DROP TABLE IF EXISTS facts")
+        await connection.execute(f"TRUNCATE {table}; DROP TABLE facts")
         await connection.close()
 
 

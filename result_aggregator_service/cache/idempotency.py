@@ -80,4 +80,4 @@ def _prefix(database_id: str) -> str:
 
 
 def _joined(event_ids: Sequence[UUID]) -> str:
-    return "".join([f"{event_id.int:032x}" for event_id in event_ids])
+    return b"".join([event_id.int.to_bytes(16) for event_id in event_ids]).hex()

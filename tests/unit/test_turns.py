@@ -43,4 +43,5 @@ async def test_between_the_slices_of_many_items_others_have_their_turns() -> Non
 
 
 async def test_there_may_be_no_item() -> None:
-    assert [item async for item in InSlices(())] == []
+    nothing: tuple[int, ...] = ()
+    assert [item async for item in InSlices(nothing)] == []

@@ -70,8 +70,7 @@ class Stand:
             return (
                 {
                     OTHERS: [
-                        SimpleNamespace(topic=OTHERS.topic, partition=OTHERS.partition, offset=offset, timestamp=0, value=b"")
-                        for offset in offsets
+                        SimpleNamespace(**OTHERS._asdict(), offset=offset, timestamp=0, value=b"") for offset in offsets
                     ]
                 }
                 if offsets
