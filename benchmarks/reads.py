@@ -43,13 +43,14 @@ class BenchmarkError(RuntimeError):
 class Length:
     """How long a run is: slices of each, their length, and how many batches the largest teachers have.
 
-    `cold` are those of 30 essays that are asked for once each in a slice; of small ones there are four times as many.
+    `cold` are those of 30 essays that are asked for once each in a slice: twice as many as any machine asked for so
+    far. Of small ones there are four times as many.
     """
 
     rounds: int
     seconds: float
     warm_up_seconds: float = 0.3
-    cold: int = 1_000
+    cold: int = 2_500
     many: int = 50_000
 
 
