@@ -36,10 +36,22 @@ async def test_tables_that_get_no_row_get_no_statement() -> None:
 async def test_while_the_rows_of_many_essays_are_made_others_have_their_turns() -> None:
     # They take many times as long as a slice, on however fast a machine.
     rows = FactRows(fold([say.registered([f"e{number}" for number in range(5_000)])]))
+    assert await turns_of_others(rows) > 3, "at least two slices"
+
+
+async def test_while_the_rows_of_many_batches_are_made_they_have_them_too() -> None:
+    # Three tables get rows, each of which takes longer than a slice.
+    said = [say.outcome("spellcheck", batch=f"b{number}") for number in range(5_000)]
+    rows = FactRows(fold([*said, *(say.registered([], batch=f"b{number}") for number in range(5_000))]))
+    assert rows.essay_count == 0
+    assert await turns_of_others(rows) > 3, "after each table"
+
+
+async def turns_of_others(rows: FactRows) -> int:
     making = asyncio.create_task(rows.make_ahead())
     turns = 0
     while not making.done():
         await asyncio.sleep(0)
         turns += 1
     await eventually(making.done)
-    assert turns > 3, "at least two slices"
+    return turns
