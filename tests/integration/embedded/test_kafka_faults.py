@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaTimeoutError, NodeNotReadyError, RequestTimedOu
 from confluent_kafka.admin import AdminClient
 
 from embedded import ApacheKafka, ApacheKafkaCluster, ServerError, TcpProxy, free_port
+from result_aggregator_service.consumer.stopping import stop_consumer
 from tests.servers import Servers, create_topics, leave_out_for
 from tests.waiting import eventually
 
@@ -46,7 +47,7 @@ async def group_member(bootstrap_servers: str) -> AsyncIterator[AIOKafkaConsumer
     try:
         yield client
     finally:
-        await client.stop()
+        await stop_consumer(client)
 
 
 async def received(consumer: AIOKafkaConsumer, count: int) -> list[bytes]:
