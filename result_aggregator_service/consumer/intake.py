@@ -1,16 +1,22 @@
 """Takes polls from Kafka; of a backlog the oldest messages of all partitions, in whatever order they are fetched.
 
 So what is said of a batch on different topics comes in few polls, and each costs less: aiokafka by itself empties one
-partition after the other. Where there is no backlog, nothing is fetched while a poll is handled: aiokafka would fetch
-the first message that comes and then nothing before that is taken, and all the others would come a poll later.
+partition after the other. What is fetched is steered by pausing. aiokafka asks a broker for all partitions of which it
+has nothing in its buffers, but not while anything there is younger than 0.1 s; and where the broker has nothing of
+those it is asked for, it keeps the request for some time, and no other is made meanwhile. So in a backlog the buffers
+are emptied as far as they are of use, and of what there is enough at hand nothing is fetched. Where there is no
+backlog, nothing is fetched while a poll is handled: aiokafka would fetch the first message that comes and then nothing
+before that is taken, and all the others would come a poll later.
 Invariant: `begun` and what is unread are of the present assignment only, once it is told to `forget` the one before.
 """
 
 import heapq
+import time
 from collections import Counter, deque
 from collections.abc import Set
 from itertools import chain, islice
 from operator import attrgetter
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -18,10 +24,13 @@ from result_aggregator_service.projection.projector import KafkaRecord
 from result_aggregator_service.turns import Slices
 
 _POLL_TIMEOUT_MS = 500
-# What is at hand to compare, of all partitions together. Of one it has to last for its share of a poll, which may be
-# four times an even one, and for that of the next while more is fetched.
+# What is at hand to compare, of all partitions together that Kafka has more of. Of one it has to last for its share of
+# a poll, which may be four times an even one, and for that of the next while more is fetched.
 _POLLS_AT_HAND = 8
 _BYTES_AT_HAND = 12 * 1024 * 1024
+# A broker that has something answers sooner; of one that is away nothing comes, and the others are not to wait long.
+_SECONDS_FOR_BARE = 0.05
+_RECORDS_AT_ONCE = 500
 
 
 class Intake:
@@ -31,7 +40,8 @@ class Intake:
         self._limit = limit
         self._unread: dict[tuple[str, int], deque[KafkaRecord]] = {}
         self._bytes: Counter[tuple[str, int]] = Counter()
-        self._paused: Set[TopicPartition] = frozenset()
+        self._partitions_behind = 1
+        self._held: Set[TopicPartition] = frozenset()
         self.begun: dict[TopicPartition, int] = {}
 
     def __bool__(self) -> bool:
@@ -46,40 +56,77 @@ class Intake:
     async def take(self, consumer: AIOKafkaConsumer) -> list[KafkaRecord]:
         """Take a poll as soon as there is anything, up to the limit; an empty one after half a second of nothing.
 
-        If it is not full, nothing more is fetched before the next one is taken, or `fetch_on` is called.
+        If Kafka has no more, nothing is fetched before the next one is taken, or `fetch_on` is called.
         """
         self.fetch_on(consumer)
         if not self._unread:
             await self._read(consumer, timeout_ms=_POLL_TIMEOUT_MS, max_records=self._limit)
-            if self._missing() > 0:
-                taken = list(chain.from_iterable(self._unread.values()))
-                self._forget_unread()
-                if taken:  # before aiokafka's fetcher has a turn
-                    self._paused = consumer.assignment() - consumer.paused()  # who else paused one has a reason
-                    consumer.pause(*self._paused)
-                return taken
-        partitions, slices = consumer.assignment(), Slices()
-        for partition in partitions:
-            records = max(_POLLS_AT_HAND * self._limit // len(partitions), 1)
-            if self._is_short_of(partition, records, _BYTES_AT_HAND // len(partitions)):
-                await self._read(consumer, partition, timeout_ms=0, max_records=records)
-                if slices.is_over:
-                    await slices.give_way()
-        if (missing := self._missing()) > 0:
-            await self._read(consumer, timeout_ms=0, max_records=missing)
-        return self._oldest()
+        behind = self._behind(consumer)
+        self._partitions_behind = max(len(behind), 1)
+        if behind:
+            await self._read_buffers(consumer, behind)
+            await self._read_bare(consumer)
+        elif self._missing() > 0:
+            taken = list(chain.from_iterable(self._unread.values()))
+            self._forget_unread()
+            if taken:  # before aiokafka's fetcher has a turn
+                self._hold(consumer, consumer.assignment())
+            return taken
+        taken = self._oldest()
+        self.fetch_on(consumer)
+        return taken
 
     def fetch_on(self, consumer: AIOKafkaConsumer) -> None:
-        """Fetch again what comes."""
-        paused, self._paused = self._paused, frozenset()
-        consumer.resume(*(paused & consumer.assignment()))
+        """Fetch what comes, of all partitions of which there is not enough at hand."""
+        self._hold(consumer, {each for each in consumer.assignment() if not self._is_short_of(each)})
+
+    def _hold(self, consumer: AIOKafkaConsumer, partitions: Set[TopicPartition]) -> None:
+        """Have nothing fetched of these, and whatever else was held fetched again."""
+        consumer.resume(*((self._held - partitions) & consumer.assignment()))
+        others = partitions - consumer.paused()  # who else paused one has a reason
+        consumer.pause(*others)
+        self._held = (self._held & partitions) | others
+
+    def _behind(self, consumer: AIOKafkaConsumer) -> set[TopicPartition]:
+        """The partitions of which Kafka has more than was read, or may have, as it has not answered yet."""
+        # aiokafka tells a position only to those who wait for it, and if need be without end.
+        assignment = consumer._subscription.subscription.assignment
+        if assignment is None:
+            return set()
+        fetched = assignment.tps - (consumer.paused() - self._held)
+        return {each for each in fetched if _is_behind(assignment.state_value(each))}
+
+    async def _read_buffers(self, consumer: AIOKafkaConsumer, partitions: Set[TopicPartition]) -> None:
+        """Read what was fetched of these partitions, as far as it is of use."""
+        slices = Slices()
+        for partition in partitions:
+            if self._is_short_of(partition):
+                await self._read(consumer, partition, timeout_ms=0)
+                if slices.is_over:
+                    await slices.give_way()
+        self.fetch_on(consumer)
+
+    async def _read_bare(self, consumer: AIOKafkaConsumer) -> None:
+        """Where some messages have to be left, wait a moment for partitions that have none to compare."""
+        deadline, slices = time.monotonic() + _SECONDS_FOR_BARE, Slices()
+        while self._missing() <= 0 and self._behind(consumer) - self._unread.keys():
+            left_ms = int(1000 * (deadline - time.monotonic()))
+            if left_ms <= 0:
+                break
+            # Of all: one answer may bring it, and aiokafka asks for no more while anything of another is in its way.
+            await self._read(consumer, timeout_ms=left_ms, max_records=_RECORDS_AT_ONCE)
+            self.fetch_on(consumer)
+            if slices.is_over:
+                await slices.give_way()
 
     def _missing(self) -> int:
         """How many more are needed for a full poll."""
         return self._limit - sum(map(len, self._unread.values()))
 
-    def _is_short_of(self, partition: TopicPartition, records: int, size: int) -> bool:
+    def _is_short_of(self, partition: TopicPartition) -> bool:
         """Whether more of it should be at hand to compare with the others; large messages are not piled up for that."""
+        records = max(_POLLS_AT_HAND * self._limit // self._partitions_behind, 1)
+        size = _BYTES_AT_HAND // self._partitions_behind
         return len(self._unread.get(partition, ())) < records and self._bytes[partition] < size
 
     def _forget_unread(self) -> None:
@@ -103,6 +150,11 @@ class Intake:
             if not unread:
                 del self._unread[partition]
         return taken
+
+
+def _is_behind(state: Any) -> bool:
+    """Whether Kafka has more of a partition than was read; `state` is aiokafka's."""
+    return state.highwater is None or not state.has_valid_position or bool(state.position < state.highwater)
 
 
 def _size(record: KafkaRecord) -> int:

@@ -128,7 +128,13 @@ async def test_a_poll_is_freed_while_the_next_one_is_handled_and_the_last_is_mar
 
     handler: Any = SimpleNamespace(decode=decode, prepare=prepare, handle_poll=handle_poll, settle=settle)
     member: Any = SimpleNamespace(
-        assignment=set, paused=set, pause=lambda *_: None, resume=lambda *_: None, getmany=getmany, commit=commit
+        assignment=set,
+        paused=set,
+        pause=lambda *_: None,
+        resume=lambda *_: None,
+        getmany=getmany,
+        commit=commit,
+        _subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=None)),
     )
     settings = Settings(
         database_url=SecretStr("postgresql://localhost/x"),

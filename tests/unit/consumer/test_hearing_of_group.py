@@ -46,7 +46,10 @@ class Stand:
     def __init__(self) -> None:
         self.now = 0.0
         self.positions: dict[TopicPartition, OffsetAndMetadata] = {}
-        assignment = SimpleNamespace(tps={MINE}, all_consumed_offsets=lambda: self.positions)
+        all_read = SimpleNamespace(highwater=0, has_valid_position=True, position=0)
+        assignment = SimpleNamespace(
+            tps={MINE}, all_consumed_offsets=lambda: self.positions, state_value=lambda _: all_read
+        )
         self.member: Any = SimpleNamespace(
             _subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment)),
             assignment=set,

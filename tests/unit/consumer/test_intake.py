@@ -1,7 +1,9 @@
 """In which order a poll is taken of what lies in several partitions, and what is left for the next one."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -24,15 +26,30 @@ class Lying:
 
 
 class Fetched:
-    """A client of Kafka that has fetched messages; it empties one partition after the other, `at_once` at a time."""
+    """A client of Kafka that has fetched messages; it empties one partition after the other, `at_once` at a time.
+
+    As far as it knows, what Kafka has are those messages; of the `silent` partitions Kafka has not said anything.
+    """
 
     def __init__(self, **timestamps: Sequence[int]) -> None:
         self.at_once = 1000
+        self.silent: set[TopicPartition] = set()
+        self.waits_ms: list[int] = []
         self._paused: set[TopicPartition] = set()
         self.records = {
             partition: [Lying(partition.partition, offset, at) for offset, at in enumerate(timestamps.get(name, ()))]
             for name, partition in (("one", ONE), ("two", TWO), ("three", THREE))
         }
+
+    @property
+    def _subscription(self) -> Any:
+        assignment = SimpleNamespace(tps=self.assignment(), state_value=self._state)
+        return SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
+
+    def _state(self, partition: TopicPartition) -> Any:
+        lying = self.records[partition]
+        highwater = None if partition in self.silent else len(lying)
+        return SimpleNamespace(highwater=highwater, has_valid_position=True, position=0)
 
     def assignment(self) -> set[TopicPartition]:
         return set(self.records)
@@ -48,7 +65,7 @@ class Fetched:
         self._paused -= set(partitions)
 
     async def getmany(
-        self, *partitions: TopicPartition, timeout_ms: int, max_records: int
+        self, *partitions: TopicPartition, timeout_ms: int, max_records: int = 1_000_000
     ) -> dict[TopicPartition, list[Lying]]:
         taken = {}
         for partition in partitions or tuple(self.records):
@@ -56,7 +73,11 @@ class Fetched:
             found, self.records[partition] = lying[:number], lying[number:]
             max_records -= len(found)
             if found:
+                assert partition not in self._paused, "the client throws away what it fetched of a paused partition"
                 taken[partition] = found
+        if not taken:
+            self.waits_ms.append(timeout_ms)
+            await asyncio.sleep(0)
         return taken
 
 
@@ -110,6 +131,76 @@ async def test_in_a_backlog_fetching_goes_on_all_the_time() -> None:
     consumer, intake = Fetched(one=range(10)), Intake(4)
     await take(intake, consumer)
     assert not consumer.paused()
+
+
+async def test_of_what_there_is_enough_at_hand_nothing_is_fetched_until_there_is_not() -> None:
+    consumer, intake = Fetched(one=range(60), two=range(100, 160)), Intake(2)
+    consumer.at_once = 20
+    await take(intake, consumer)
+    assert consumer.paused() == {ONE, TWO}, "of the third one Kafka has none, and more may come"
+    polls = 1
+    while ONE in consumer.paused():
+        await take(intake, consumer)
+        polls += 1
+    assert polls == 8, "from 22 on down to less than 8, its half of eight polls"
+    assert TWO in consumer.paused()
+    await take(intake, consumer)
+    assert ONE in consumer.paused()
+
+
+async def test_only_partitions_that_are_behind_share_in_what_is_at_hand() -> None:
+    consumer, intake = Fetched(one=range(1000)), Intake(2)
+    consumer.at_once = 10
+    at_hand: list[int] = []
+    while ONE not in consumer.paused():
+        await take(intake, consumer)
+        at_hand.append(1000 - len(consumer.records[ONE]) - 2 * (len(at_hand) + 1))
+    assert at_hand == [10, 18], "eight polls"
+
+
+class AnsweringLate(Fetched):
+    """What it has of the second partition comes with its second answer."""
+
+    def __init__(self, **timestamps: Sequence[int]) -> None:
+        super().__init__(**timestamps)
+        self._late, self.records[TWO] = self.records[TWO], []
+        self.silent.add(TWO)
+
+    async def getmany(self, *partitions: TopicPartition, **options: int) -> dict[TopicPartition, list[Lying]]:
+        found = await super().getmany(*partitions, **options)
+        if not (partitions or found):
+            self.silent.clear()
+            self.records[TWO] = self._late
+        return found
+
+
+async def test_a_partition_that_is_behind_and_has_none_at_hand_is_waited_for_as_its_may_be_the_oldest() -> None:
+    consumer, intake = AnsweringLate(one=range(100, 110), two=range(3)), Intake(4)
+    assert await times(intake, consumer) == [0, 1, 2, 100]
+
+
+async def test_but_not_for_long() -> None:
+    consumer, intake = Fetched(one=range(10)), Intake(4)
+    consumer.silent.add(TWO)
+    assert await times(intake, consumer) == [0, 1, 2, 3]
+    assert consumer.waits_ms
+    assert max(consumer.waits_ms) <= 50
+
+
+async def test_nor_where_everything_at_hand_is_taken_anyway() -> None:
+    consumer, intake = Fetched(one=range(3)), Intake(4)
+    consumer.silent.add(TWO)
+    assert await times(intake, consumer) == [0, 1, 2]
+    assert consumer.waits_ms == [0], "a look into the client's buffers"
+    assert not consumer.paused(), "what is behind is fetched meanwhile"
+
+
+async def test_nor_for_one_that_somebody_else_paused() -> None:
+    consumer, intake = Fetched(one=range(10)), Intake(4)
+    consumer.silent.add(TWO)
+    consumer.pause(TWO)
+    assert await times(intake, consumer) == [0, 1, 2, 3]
+    assert not consumer.waits_ms
 
 
 async def test_within_a_partition_the_order_is_that_of_the_offsets_whatever_their_times() -> None:
