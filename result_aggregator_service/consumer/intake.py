@@ -28,16 +28,17 @@ _POLL_TIMEOUT_MS = 500
 # a poll, which may be four times an even one, and for that of the next while more is fetched.
 _POLLS_AT_HAND = 8
 _BYTES_AT_HAND = 12 * 1024 * 1024
-# A broker that has something answers sooner; of one that is away nothing comes, and the others are not to wait long.
-_SECONDS_FOR_BARE = 0.05
 _RECORDS_AT_ONCE = 500
+#: A broker that has something answers sooner; of one that is away nothing comes, and the others are not to wait long.
+SECONDS_TO_READ_ON = 0.05
 
 
 class Intake:
     """What has been read of each partition and not taken yet; `begun` tells the first offset that was read."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, seconds_to_read_on: float = SECONDS_TO_READ_ON) -> None:
         self._limit = limit
+        self._seconds_to_read_on = seconds_to_read_on
         self._unread: dict[tuple[str, int], deque[KafkaRecord]] = {}
         self._bytes: Counter[tuple[str, int]] = Counter()
         self._partitions_behind = 1
@@ -65,7 +66,7 @@ class Intake:
         self._partitions_behind = max(len(behind), 1)
         if behind:
             await self._read_buffers(consumer, behind)
-            await self._read_bare(consumer)
+            await self._read_on(consumer)
         elif self._missing() > 0:
             taken = list(chain.from_iterable(self._unread.values()))
             self._forget_unread()
@@ -106,10 +107,10 @@ class Intake:
                     await slices.give_way()
         self.fetch_on(consumer)
 
-    async def _read_bare(self, consumer: AIOKafkaConsumer) -> None:
-        """Where some messages have to be left, wait a moment for partitions that have none to compare."""
-        deadline, slices = time.monotonic() + _SECONDS_FOR_BARE, Slices()
-        while self._missing() <= 0 and self._behind(consumer) - self._unread.keys():
+    async def _read_on(self, consumer: AIOKafkaConsumer) -> None:
+        """Wait a moment for what Kafka has and a poll lacks."""
+        deadline, slices = time.monotonic() + self._seconds_to_read_on, Slices()
+        while self._is_lacking(consumer):
             left_ms = int(1000 * (deadline - time.monotonic()))
             if left_ms <= 0:
                 break
@@ -118,6 +119,11 @@ class Intake:
             self.fetch_on(consumer)
             if slices.is_over:
                 await slices.give_way()
+
+    def _is_lacking(self, consumer: AIOKafkaConsumer) -> bool:
+        """Whether a poll would lack messages that Kafka has: more of those at hand, to be full, or any to compare."""
+        behind = self._behind(consumer)
+        return bool(behind & self._unread.keys() if self._missing() > 0 else behind - self._unread.keys())
 
     def _missing(self) -> int:
         """How many more are needed for a full poll."""
