@@ -36,6 +36,7 @@ _EVENTS_OF_A_BATCH = 80  # at the least
 _ROWS_OF_A_STATEMENT = 500
 _PACKAGES = ("aiokafka", "asyncpg", "pydantic", "sqlalchemy")
 _BACKLOG, _CPU = "a backlog is taken in", "CPU for 1,000 messages"
+_SKEWED = "a backlog in one partition of each topic is taken in"
 _BARE_DRAIN = "drain without work"
 _BARE_UPSERTS, _OWN_UPSERTS = "bare upserts, a narrow table", "bare upserts, the service's essays"
 
@@ -76,7 +77,7 @@ class Length:
     rates: Sequence[int]
 
 
-FULL = Length(rounds=3, messages=100_000, rows=120_000, seconds=5.0, rates=(2_000, 4_000, 6_000, 8_000))
+FULL = Length(rounds=5, messages=100_000, rows=120_000, seconds=5.0, rates=(2_000, 4_000, 6_000, 8_000))
 QUICK = Length(rounds=1, messages=5_000, rows=3_000, seconds=0.5, rates=(2_000,))
 
 
@@ -107,6 +108,10 @@ def drained(servers: Stage, length: Length, settings: dict[str, str], report: Te
                 found.add(_OWN_UPSERTS, "rows/s", own_upserts)
             report.say(f"Round {number} of {length.rounds}: {taken.messages_per_second:,.0f} messages/s")
         # Not before: what is produced for them would lie behind the backlog.
+        skewed = produced(servers, length.messages // 2, key=b"one for all")
+        for _ in range(length.rounds):
+            with deployed(servers, begin=skewed.begin, settings=settings) as deployment:
+                found.add(_SKEWED, "messages/s", deployment.take_in_backlog(skewed.messages).messages_per_second)
         for number in range(1, length.rounds + 1):
             with deployed(servers, settings=settings) as deployment:
                 for rate in length.rates:
@@ -164,12 +169,13 @@ class Backlog:
             await consumer.stop()
 
 
-def produced(servers: Stage, messages: int) -> Backlog:
-    """At least so many messages, behind what the topics hold already."""
+def produced(servers: Stage, messages: int, *, key: bytes | None = None) -> Backlog:
+    """At least so many messages, behind what the topics hold already; under the key of each, or all under one."""
     begin = topic_ends(servers)
     with Player(servers.kafka.bootstrap_servers, GROUP_ID) as player:
         batches = -(-messages // _EVENTS_OF_A_BATCH)
-        player.play(traffic(seed=_SEED, batches=batches, run="drain", broken=False), lambda _: None)
+        played = traffic(seed=_SEED, batches=batches, run="drain", broken=False)
+        player.play([each._replace(key=key or each.key) for each in played], lambda _: None)
     return Backlog(begin, topic_ends(servers))
 
 
@@ -233,7 +239,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.drain", description="How fast the shipped service takes in a backlog; no streams."
     )
-    parser.add_argument("--rounds", type=int, default=FULL.rounds, help="how often it is taken in (default 3)")
+    parser.add_argument("--rounds", type=int, default=FULL.rounds, help="how often it is taken in (default 5)")
     parser.add_argument("--messages", type=int, default=FULL.messages, help="at the least (default 100000)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the service")
     parser.add_argument("--quick", action="store_true", help="so short that it shows only that it works")

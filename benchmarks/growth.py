@@ -76,7 +76,7 @@ class Length:
         return self.large, self.large // 10
 
 
-_FULL = Length(rounds=3, batches=30_000, many=50_000, messages=30_000, large=10_000, asked=30, asked_for_large=5)
+_FULL = Length(rounds=5, batches=30_000, many=50_000, messages=60_000, large=10_000, asked=30, asked_for_large=5)
 _QUICK = Length(rounds=1, batches=300, many=500, messages=2_000, large=1_000, asked=5, asked_for_large=2)
 
 

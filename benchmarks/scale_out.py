@@ -1,6 +1,7 @@
-"""Two replicas beside one, on the same cores: with messages of many batches, and of one, whose lock they share.
+"""Two replicas beside one, on the same cores: with messages of many batches, and of one after the other.
 
-Messages are produced when all replicas have joined, as fast as Kafka takes them; who starts when plays no part.
+Two that have messages of one batch take turns at its lock. Messages are produced when all replicas have joined, as
+fast as Kafka takes them; who starts when plays no part.
 """
 
 from itertools import islice
@@ -22,14 +23,14 @@ def measure(servers: Stage, quick: bool, report: Terminal) -> list[Finding]:
         ServerError, PlayerError: a server did not start, or did not do its part.
         BenchmarkError: the service did not take the messages in.
     """
-    rounds, messages, essays = (1, 3_000, 500) if quick else (3, 30_000, 10_000)
+    rounds, messages, essays, large_ones = (1, 3_000, 500, 1) if quick else (5, 60_000, 10_000, 3)
     found = Findings()
     for number in range(1, rounds + 1):
         # Whoever is first has the colder start.
         for name, replicas in list(_REPLICAS.items())[:: 1 if number % 2 else -1]:
             run = f"scale-out-{number}-{replicas}"
             of_many = list(islice(traffic(batches=messages, run=run, broken=False), messages))
-            of_one = FinishedBatch(0, essays, run).messages()
+            of_one = [each for large in range(large_ones) for each in FinishedBatch(large, essays, run).messages()]
             with deployed(servers, replicas=replicas) as deployment:
                 for kind, some in (("many batches", of_many), ("one batch", of_one)):
                     taken = deployment.take_in(some)
