@@ -35,7 +35,7 @@ from result_aggregator_service.turns import Slices
 
 _log = structlog.get_logger(__name__)
 
-_FETCH_MAX_WAIT_MS = 200
+_FETCH_MAX_WAIT_MS = 200  # and so long a broker may keep a request for what it has nothing of (`intake`)
 FETCH_BYTES_PER_PARTITION = 512 * 1024
 _FETCH_BYTES = 8 * 1024 * 1024  # taken apart at once, at about 1 ms for each MiB; a larger message comes by itself
 _SECONDS_TO_FINISH_A_POLL = 15.0
