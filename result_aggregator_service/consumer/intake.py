@@ -114,15 +114,17 @@ class Intake:
             left_ms = int(1000 * (deadline - time.monotonic()))
             if left_ms <= 0:
                 break
-            # Of all: one answer may bring it, and aiokafka asks for no more while anything of another is in its way.
-            await self._read(consumer, timeout_ms=left_ms, max_records=_RECORDS_AT_ONCE)
+            # Of all that is fetched: any answer may bring it, and aiokafka asks for no more while anything of another
+            # is in its way. But of what is held aiokafka would throw away what it has.
+            fetched = consumer.assignment() - self._held
+            await self._read(consumer, *fetched, timeout_ms=left_ms, max_records=_RECORDS_AT_ONCE)
             self.fetch_on(consumer)
             if slices.is_over:
                 await slices.give_way()
 
     def _is_lacking(self, consumer: AIOKafkaConsumer) -> bool:
         """Whether a poll would lack messages that Kafka has: more of those at hand, to be full, or any to compare."""
-        behind = self._behind(consumer)
+        behind = self._behind(consumer) - self._held
         return bool(behind & self._unread.keys() if self._missing() > 0 else behind - self._unread.keys())
 
     def _missing(self) -> int:

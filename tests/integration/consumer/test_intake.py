@@ -1,5 +1,6 @@
 """What is taken of a backlog that lies in real Kafka: the oldest of all partitions, though few come with one answer."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from secrets import token_hex
 
@@ -60,8 +61,9 @@ async def produced(kafka_server: KafkaServer, partitions: Sequence[TopicPartitio
 
 async def poll_of(intake: Intake, consumer: AIOKafkaConsumer) -> Sequence[KafkaRecord]:
     """The first poll that holds anything: a broker may take its time to answer at all."""
-    while not (taken := await intake.take(consumer)):
-        pass
+    async with asyncio.timeout(60):
+        while not (taken := await intake.take(consumer)):
+            pass
     return taken
 
 

@@ -28,12 +28,14 @@ class Lying:
 class Fetched:
     """A client of Kafka that has fetched messages; it empties one partition after the other, `at_once` at a time.
 
-    As far as it knows, what Kafka has are those messages; of the `silent` partitions Kafka has not said anything.
+    As far as it knows, what Kafka has are those messages; of the `silent` partitions Kafka has not said anything, and
+    in the `lost` ones the client is still to learn where to go on.
     """
 
     def __init__(self, **timestamps: Sequence[int]) -> None:
         self.at_once = 1000
         self.silent: set[TopicPartition] = set()
+        self.lost: set[TopicPartition] = set()
         self.waits_ms: list[int] = []
         self._paused: set[TopicPartition] = set()
         self.records = {
@@ -49,7 +51,8 @@ class Fetched:
     def _state(self, partition: TopicPartition) -> Any:
         lying = self.records[partition]
         highwater = None if partition in self.silent else len(lying)
-        return SimpleNamespace(highwater=highwater, has_valid_position=True, position=0)
+        position = None if partition in self.lost else 0
+        return SimpleNamespace(highwater=highwater, has_valid_position=position is not None, position=position)
 
     def assignment(self) -> set[TopicPartition]:
         return set(self.records)
@@ -138,28 +141,25 @@ async def test_of_what_there_is_enough_at_hand_nothing_is_fetched_until_there_is
     consumer.at_once = 20
     await take(intake, consumer)
     assert consumer.paused() == {ONE, TWO}, "of the third one Kafka has none, and more may come"
-    polls = 1
-    while ONE in consumer.paused():
+    held = []
+    for _ in range(8):
         await take(intake, consumer)
-        polls += 1
-    assert polls == 8, "from 22 on down to less than 8, its half of eight polls"
+        held.append(ONE in consumer.paused())
+    assert held == [True] * 6 + [False, True], "from 22 on down to less than 8, its half of eight polls, and then more"
     assert TWO in consumer.paused()
-    await take(intake, consumer)
-    assert ONE in consumer.paused()
 
 
 async def test_only_partitions_that_are_behind_share_in_what_is_at_hand() -> None:
     consumer, intake = Fetched(one=range(1000)), Intake(2)
     consumer.at_once = 10
-    at_hand: list[int] = []
-    while ONE not in consumer.paused():
-        await take(intake, consumer)
-        at_hand.append(1000 - len(consumer.records[ONE]) - 2 * (len(at_hand) + 1))
-    assert at_hand == [10, 18], "eight polls"
+    await take(intake, consumer)
+    assert not consumer.paused(), "ten at hand, of eight polls of two"
+    await take(intake, consumer)
+    assert consumer.paused() == {ONE}, "eighteen"
 
 
 class AnsweringLate(Fetched):
-    """What it has of the second partition comes with its second answer."""
+    """What it has of the second partition comes once that is waited for."""
 
     def __init__(self, **timestamps: Sequence[int]) -> None:
         super().__init__(**timestamps)
@@ -168,7 +168,7 @@ class AnsweringLate(Fetched):
 
     async def getmany(self, *partitions: TopicPartition, **options: int) -> dict[TopicPartition, list[Lying]]:
         found = await super().getmany(*partitions, **options)
-        if not (partitions or found):
+        if options["timeout_ms"] and not found:
             self.silent.clear()
             self.records[TWO] = self._late
         return found
@@ -179,12 +179,26 @@ async def test_a_partition_that_is_behind_and_has_none_at_hand_is_waited_for_as_
     assert await times(intake, consumer) == [0, 1, 2, 100]
 
 
+async def test_meanwhile_nothing_is_read_of_what_is_held() -> None:
+    consumer, intake = AnsweringLate(one=range(100, 200), two=range(3)), Intake(2)
+    consumer.at_once = 20
+    assert await times(intake, consumer) == [0, 1]
+    assert ONE in consumer.paused()
+
+
+async def test_one_in_which_the_client_is_to_learn_where_to_go_on_is_waited_for_as_well() -> None:
+    consumer, intake = Fetched(one=range(10)), Intake(4)
+    consumer.lost.add(TWO)
+    assert await times(intake, consumer) == [0, 1, 2, 3]
+    assert max(consumer.waits_ms) > 0
+
+
 async def test_but_not_for_long() -> None:
     consumer, intake = Fetched(one=range(10)), Intake(4)
     consumer.silent.add(TWO)
-    assert await times(intake, consumer) == [0, 1, 2, 3]
-    assert consumer.waits_ms
-    assert max(consumer.waits_ms) <= 50
+    async with asyncio.timeout(20):
+        assert await times(intake, consumer) == [0, 1, 2, 3]
+    assert 0 < max(consumer.waits_ms) <= 50
 
 
 async def test_nor_where_everything_at_hand_is_taken_anyway() -> None:
@@ -224,6 +238,14 @@ async def test_large_messages_are_not_piled_up_to_be_compared() -> None:
     for taken in (3, 6, 9):
         assert len(await take(intake, consumer)) == 3
         assert sum(map(len, consumer.records.values())) == 27 - taken
+
+
+async def test_where_there_are_enough_large_ones_at_hand_no_more_are_waited_for_to_fill_the_poll() -> None:
+    consumer, intake = Fetched(one=range(9)), Intake(100)
+    consumer.at_once = 1
+    consumer.records[ONE] = [replace(record, value=bytes(13_000_000)) for record in consumer.records[ONE]]
+    assert await times(intake, consumer) == [0]
+    assert not consumer.waits_ms
 
 
 def made_large(records: Sequence[Lying]) -> list[Lying]:
