@@ -28,7 +28,6 @@ _POLL_TIMEOUT_MS = 500
 # a poll, which may be four times an even one, and for that of the next while more is fetched.
 _POLLS_AT_HAND = 8
 _BYTES_AT_HAND = 12 * 1024 * 1024
-_RECORDS_AT_ONCE = 500
 #: A broker that has something answers sooner; of one that is away nothing comes, and the others are not to wait long.
 SECONDS_TO_READ_ON = 0.05
 
@@ -65,7 +64,7 @@ class Intake:
         behind = self._behind(consumer)
         self._partitions_behind = max(len(behind), 1)
         if behind:
-            await self._read_buffers(consumer, behind)
+            await self._read_buffers(consumer)
             await self._read_on(consumer)
         elif self._missing() > 0:
             taken = list(chain.from_iterable(self._unread.values()))
@@ -97,30 +96,26 @@ class Intake:
         fetched = assignment.tps - (consumer.paused() - self._held)
         return {each for each in fetched if _is_behind(assignment.state_value(each))}
 
-    async def _read_buffers(self, consumer: AIOKafkaConsumer, partitions: Set[TopicPartition]) -> None:
-        """Read what was fetched of these partitions, as far as it is of use."""
+    async def _read_buffers(self, consumer: AIOKafkaConsumer) -> None:
+        """Read all that was fetched of partitions of which there is not enough at hand."""
         slices = Slices()
-        for partition in partitions:
+        for partition in self._behind(consumer):
             if self._is_short_of(partition):
                 await self._read(consumer, partition, timeout_ms=0)
                 if slices.is_over:
+                    self.fetch_on(consumer)  # before aiokafka's fetcher has a turn
                     await slices.give_way()
         self.fetch_on(consumer)
 
     async def _read_on(self, consumer: AIOKafkaConsumer) -> None:
         """Wait a moment for what Kafka has and a poll lacks."""
-        deadline, slices = time.monotonic() + self._seconds_to_read_on, Slices()
-        while self._is_lacking(consumer):
-            left_ms = int(1000 * (deadline - time.monotonic()))
-            if left_ms <= 0:
-                break
-            # Of all that is fetched: any answer may bring it, and aiokafka asks for no more while anything of another
-            # is in its way. But of what is held aiokafka would throw away what it has.
+        deadline = time.monotonic() + self._seconds_to_read_on
+        while self._is_lacking(consumer) and (left_ms := int(1000 * (deadline - time.monotonic()))) > 0:
+            # Any answer may bring it, and aiokafka asks for no more while anything of another is in its way. But of
+            # what is held it would throw away what it has.
             fetched = consumer.assignment() - self._held
-            await self._read(consumer, *fetched, timeout_ms=left_ms, max_records=_RECORDS_AT_ONCE)
-            self.fetch_on(consumer)
-            if slices.is_over:
-                await slices.give_way()
+            await self._read(consumer, *fetched, timeout_ms=left_ms, max_records=1)
+            await self._read_buffers(consumer)
 
     def _is_lacking(self, consumer: AIOKafkaConsumer) -> bool:
         """Whether a poll would lack messages that Kafka has: more of those at hand, to be full, or any to compare."""
