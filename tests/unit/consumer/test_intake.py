@@ -85,7 +85,8 @@ class Fetched:
 
 
 async def take(intake: Intake, consumer: Any) -> Sequence[KafkaRecord]:
-    return await intake.take(consumer)
+    async with asyncio.timeout(10):
+        return await intake.take(consumer)
 
 
 async def times(intake: Intake, consumer: Fetched) -> list[int]:
@@ -196,8 +197,7 @@ async def test_one_in_which_the_client_is_to_learn_where_to_go_on_is_waited_for_
 async def test_but_not_for_long() -> None:
     consumer, intake = Fetched(one=range(10)), Intake(4)
     consumer.silent.add(TWO)
-    async with asyncio.timeout(20):
-        assert await times(intake, consumer) == [0, 1, 2, 3]
+    assert await times(intake, consumer) == [0, 1, 2, 3]
     assert 0 < max(consumer.waits_ms) <= 50
 
 
