@@ -54,7 +54,7 @@ class Length:
     many: int = 50_000
 
 
-QUICK = Length(rounds=1, seconds=0.1, warm_up_seconds=0.05, cold=200, many=2_000)
+QUICK = Length(rounds=1, seconds=0.1, warm_up_seconds=0.05, cold=500, many=2_000)
 
 
 @dataclass(frozen=True)
