@@ -4,11 +4,11 @@ import json
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from result_aggregator_service.contracts.envelope import Envelope
+from result_aggregator_service.contracts.envelope import ConsumedEnvelope
 from result_aggregator_service.contracts.topics import CONSUMED
 from result_aggregator_service.domain.event import Clock, Event
 
@@ -57,10 +57,10 @@ class Decoder:
 
     def __init__(self, max_message_bytes: int) -> None:
         self._max_message_bytes = max_message_bytes
-        # One type of envelope for each payload, made at start. Its validator is asked without `model_validate_json`,
-        # which looks at its arguments for each message.
+        # One type of envelope for each payload, made at start. Its validator is asked without the adapter's own
+        # `validate_json`, which looks at its arguments for each message.
         self._validators = {
-            topic: Envelope[payload].__pydantic_validator__  # type: ignore[valid-type]
+            topic: TypeAdapter[ConsumedEnvelope[Any]](ConsumedEnvelope[payload]).validator  # type: ignore[valid-type]
             for topic, payload in CONSUMED.items()
         }
 
@@ -78,22 +78,23 @@ class Decoder:
                 InvalidReason.TOO_LARGE, f"{len(value)} bytes; MAX_MESSAGE_BYTES allows {self._max_message_bytes}"
             )
         envelope = self._validate(record.topic, value)
-        if envelope.event_type != record.topic:
-            said = envelope.event_type if _TOPIC_NAME.fullmatch(envelope.event_type) else "no topic's name"
+        event_type = envelope["event_type"]
+        if event_type != record.topic:
+            said = event_type if _TOPIC_NAME.fullmatch(event_type) else "no topic's name"
             raise InvalidMessageError(InvalidReason.WRONG_TOPIC, f"event_type is {said} on topic {record.topic}")
         return Event(
-            Clock(envelope.event_timestamp, envelope.event_id),
+            Clock(envelope["event_timestamp"], envelope["event_id"]),
             record.topic,
-            envelope.source_service,
-            envelope.correlation_id,
-            traceparent_of(record.headers, envelope.metadata),
-            envelope.data,
+            envelope["source_service"],
+            envelope["correlation_id"],
+            traceparent_of(record.headers, envelope.get("metadata")),
+            envelope["data"],
         )
 
-    def _validate(self, topic: str, value: bytes) -> Envelope[BaseModel]:
+    def _validate(self, topic: str, value: bytes) -> ConsumedEnvelope[Any]:
         validator = self._validators[topic]
         try:
-            envelope: Envelope[BaseModel] = validator.validate_json(value)
+            envelope: ConsumedEnvelope[Any] = validator.validate_json(value)
         except ValidationError as error:
             mended = _mended(value, error)
         else:

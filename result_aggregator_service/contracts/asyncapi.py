@@ -1,6 +1,6 @@
 """The AsyncAPI 3 document of the messages, in and out: channels from the topic table, schemas from the models.
 
-A payload's model says the rest by itself: its docstring what it tells, its configuration an example and who sends it.
+A payload's class says the rest by itself: its docstring what it tells, its configuration an example and who sends it.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 from result_aggregator_service.contracts.schemas import Object, message_schema
 from result_aggregator_service.contracts.topics import CONSUMED, KEY_FIELDS, PUBLISHED
@@ -128,7 +128,7 @@ def _server(name: str, client: Client) -> Object:
     return server
 
 
-def _channel(event_type: str, payload: type[BaseModel], client: Client) -> Object:
+def _channel(event_type: str, payload: type[Any], client: Client) -> Object:
     return {
         "address": event_type,
         "title": payload.__name__,
@@ -146,7 +146,7 @@ def _channel(event_type: str, payload: type[BaseModel], client: Client) -> Objec
     }
 
 
-def _operation(event_type: str, payload: type[BaseModel], client: Client) -> tuple[str, Object]:
+def _operation(event_type: str, payload: type[Any], client: Client) -> tuple[str, Object]:
     consumed = event_type in CONSUMED
     action = "receive" if consumed else "send"
     ids = (
@@ -167,7 +167,7 @@ def _operation(event_type: str, payload: type[BaseModel], client: Client) -> tup
     }
 
 
-def _message(event_type: str, payload: type[BaseModel], client: Client) -> Object:
+def _message(event_type: str, payload: type[Any], client: Client) -> Object:
     name = payload.__name__
     return {
         "name": name,
@@ -229,13 +229,13 @@ def _headers(event_type: str) -> Object:
     }
 
 
-def examples_of(event_type: str, payload: type[BaseModel], client: Client) -> list[Object]:
+def examples_of(event_type: str, payload: type[Any], client: Client) -> list[Object]:
     """Whole messages with their headers, around the examples of the payload's model.
 
     Raises:
         LookupError: the model has no example, or does not say who sends it though it is consumed.
     """
-    about: Any = payload.model_config.get("json_schema_extra", {})
+    about = TypeAdapter(payload).json_schema()
     try:
         source = about["x-producer"] if event_type in CONSUMED else client.service_name
         examples = about["examples"]

@@ -1,38 +1,54 @@
 """The envelope around every message, in and out."""
 
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, NotRequired, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, with_config
+from typing_extensions import TypedDict
 
 from result_aggregator_service.contracts.fields import Text, Timestamp
 
-PayloadT = TypeVar("PayloadT", bound=BaseModel)
+PayloadT = TypeVar("PayloadT")
+ModelT = TypeVar("ModelT", bound=BaseModel)
+SchemaVersion = Annotated[int, Field(strict=True, ge=1, le=1)]
 
 
-class WireModel(BaseModel):
-    """A model of something on the wire. Unknown fields are ignored: producers add fields without asking."""
-
-    model_config = ConfigDict(
-        extra="ignore",
-        frozen=True,
-        protected_namespaces=(),
-        # What is published says every field, those with a default too: so do the schemas.
-        json_schema_serialization_defaults_required=True,
-        # Of ids few come again before others have taken their place in the cache: looking them up does not pay.
-        cache_strings="keys",
-    )
-
-
-class Envelope(WireModel, Generic[PayloadT]):
-    """What every message says of itself. `event_type` equals the topic; `event_timestamp` is in UTC."""
+# Of ids few come again before others have taken their place in the cache: looking them up does not pay.
+@with_config(cache_strings="keys")
+class ConsumedEnvelope(TypedDict, Generic[PayloadT]):
+    """What every consumed message says of itself. `event_type` equals the topic; `event_timestamp` is in UTC."""
 
     event_id: UUID
     event_type: Text
     event_timestamp: Timestamp
     source_service: Text
-    schema_version: Annotated[int, Field(strict=True, ge=1, le=1)] = 1
+    schema_version: NotRequired[SchemaVersion]
+    correlation_id: UUID
+    data_schema_uri: NotRequired[str | None]
+    data: PayloadT
+    metadata: NotRequired[dict[str, object] | None]
+
+
+class PublishedModel(BaseModel):
+    """A model of something that is published."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        frozen=True,
+        # What is published says every field, those with a default too: so do the schemas.
+        json_schema_serialization_defaults_required=True,
+    )
+
+
+class PublishedEnvelope(PublishedModel, Generic[ModelT]):
+    """What every published message says of itself: the same, and all of it."""
+
+    event_id: UUID
+    event_type: Text
+    event_timestamp: Timestamp
+    source_service: Text
+    schema_version: SchemaVersion = 1
     correlation_id: UUID
     data_schema_uri: str | None = None
-    data: SerializeAsAny[PayloadT]
+    data: SerializeAsAny[ModelT]
     metadata: dict[str, object] | None = None

@@ -108,7 +108,7 @@ def seconds_between(start: datetime, end: datetime) -> float:
     return max((end - start) / timedelta(seconds=1), 0.0)
 
 
-def check_storable(value: JsonValue, depth: int) -> None:
+def check_storable(value: object, depth: int) -> None:
     """Check that a `jsonb` column takes the value, found at `depth`, and gives it back.
 
     Raises:

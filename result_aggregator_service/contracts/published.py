@@ -15,11 +15,11 @@ from result_aggregator_service.contracts.enums import (
     Phase,
     ProcessingStage,
 )
-from result_aggregator_service.contracts.envelope import WireModel
+from result_aggregator_service.contracts.envelope import PublishedModel
 from result_aggregator_service.contracts.fields import Timestamp
 
 
-class PublishedSystemMetadata(WireModel):
+class PublishedSystemMetadata(PublishedModel):
     """The work behind an announcement: always a batch whose aggregation is complete."""
 
     entity_id: str
@@ -33,7 +33,7 @@ class PublishedSystemMetadata(WireModel):
     error_info: dict[str, JsonValue] = Field(default_factory=dict)
 
 
-class PhaseSummary(WireModel):
+class PhaseSummary(PublishedModel):
     """A phase of a finished batch. Counts are essays; the time is in seconds."""
 
     status: BatchStatus
@@ -48,7 +48,7 @@ class PhaseResult(PhaseSummary):
     phase_name: Phase
 
 
-class BatchResultsReady(WireModel):
+class BatchResultsReady(PublishedModel):
     """A batch finished. Counts are essays; the duration is in seconds."""
 
     model_config = ConfigDict(
@@ -108,7 +108,7 @@ class BatchResultsReady(WireModel):
     processing_duration_seconds: float
 
 
-class RankedEssay(WireModel):
+class RankedEssay(PublishedModel):
     """An essay's place in an assessment; the older form knows no grades."""
 
     essay_id: str
@@ -119,7 +119,7 @@ class RankedEssay(WireModel):
     confidence_label: str | None = None
 
 
-class BatchAssessmentCompleted(WireModel):
+class BatchAssessmentCompleted(PublishedModel):
     """A CJ job's rankings are in."""
 
     model_config = ConfigDict(
@@ -207,7 +207,7 @@ Notice = Annotated[dict[str, JsonValue], GetPydanticSchema(get_pydantic_json_sch
 """Made as plain JSON; its schema says which of the two shapes it has."""
 
 
-class TeacherNotificationRequested(WireModel):
+class TeacherNotificationRequested(PublishedModel):
     """What a teacher is to be told."""
 
     model_config = ConfigDict(

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
-from result_aggregator_service.contracts.envelope import Envelope
+from result_aggregator_service.contracts.envelope import ConsumedEnvelope, PublishedEnvelope
 from result_aggregator_service.contracts.fields import MAX_JSON_DEPTH, NO_NUL
 from result_aggregator_service.contracts.topics import CONSUMED, PUBLISHED
 
@@ -30,10 +31,14 @@ def message_schema(event_type: str, ref_template: str = _LOCAL) -> tuple[Object,
     Raises:
         KeyError: no such message is consumed or published.
     """
-    mode: JsonSchemaMode = "validation" if event_type in CONSUMED else "serialization"
-    payload = (CONSUMED if event_type in CONSUMED else PUBLISHED)[event_type]
-    envelope: type[Envelope[Any]] = Envelope[payload]  # type: ignore[valid-type]  # its type is known at run time only
-    schema = envelope.model_json_schema(ref_template=ref_template, schema_generator=_Schemas, mode=mode)
+    envelope: Any
+    mode: JsonSchemaMode
+    if event_type in CONSUMED:
+        payload, envelope, mode = CONSUMED[event_type], ConsumedEnvelope, "validation"
+    else:
+        payload, envelope, mode = PUBLISHED[event_type], PublishedEnvelope, "serialization"
+    adapter: TypeAdapter[Any] = TypeAdapter(envelope[payload])
+    schema = adapter.json_schema(ref_template=ref_template, schema_generator=_Schemas, mode=mode)
     definitions: Object = schema.pop("$defs")
     any_json = {"$ref": ref_template.format(model=_ANY_JSON)}
     for definition in definitions.values():

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from result_aggregator_service.contracts import topics
 from result_aggregator_service.contracts.enums import BatchStatus, Phase
-from result_aggregator_service.contracts.envelope import Envelope
+from result_aggregator_service.contracts.envelope import PublishedEnvelope
 from result_aggregator_service.contracts.fields import seconds_between
 from result_aggregator_service.contracts.published import (
     BatchAssessmentCompleted,
@@ -37,7 +37,7 @@ class Announcement:
     topic: str
     key: str
     batch_id: str
-    envelope: Envelope[BaseModel]
+    envelope: PublishedEnvelope[BaseModel]
     traceparent: str | None
 
     @property
@@ -92,7 +92,7 @@ def results_announcement(
         topic=topics.BATCH_RESULTS_READY,
         key=batch.batch_id,
         batch_id=batch.batch_id,
-        envelope=Envelope[BaseModel](
+        envelope=PublishedEnvelope[BaseModel](
             event_id=event_id,
             event_type=topics.BATCH_RESULTS_READY,
             event_timestamp=at,
@@ -151,7 +151,7 @@ def assessment_announcement(batch: BatchFacts, assessment: Assessment, source_se
         topic=topics.BATCH_ASSESSMENT_COMPLETED,
         key=batch.batch_id,
         batch_id=batch.batch_id,
-        envelope=Envelope[BaseModel](
+        envelope=PublishedEnvelope[BaseModel](
             event_id=assessment_id(batch.batch_id, assessment.job_id),
             event_type=topics.BATCH_ASSESSMENT_COMPLETED,
             event_timestamp=at,

@@ -6,12 +6,12 @@ Every function below tells what one kind of message states; the table at the foo
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from pydantic import JsonValue
 
-from result_aggregator_service.contracts import consumed
+from result_aggregator_service.contracts import consumed, topics
 from result_aggregator_service.contracts.enums import Phase, ProcessingStage
 from result_aggregator_service.contracts.fields import wire_time
 from result_aggregator_service.domain.event import Event
@@ -36,6 +36,9 @@ from result_aggregator_service.domain.facets import (
     SpellcheckResult,
     later,
 )
+
+# An answer that has metrics names each of them.
+_NO_METRICS: dict[str, JsonValue] = dict.fromkeys(consumed.CorrectionMetrics.__annotations__)
 
 
 class Row:
@@ -123,7 +126,7 @@ def fold(events: Iterable[Event], into: Facts | None = None) -> Facts:
     """Fold events into `into` (a new `Facts` if None) and return it."""
     facts = Facts() if into is None else into
     for event in events:
-        FOLDS[type(event.payload)](facts, event, event.payload)
+        FOLDS[event.topic](facts, event, event.payload)
     return facts
 
 
@@ -139,50 +142,52 @@ def results_by_phase(facts: Facts) -> Counter[Phase]:
 
 
 def fold_registration(facts: Facts, event: Event, payload: consumed.BatchEssaysRegistered) -> None:
-    batch = facts.batch(payload.entity_id, event)
+    batch = facts.batch(payload["entity_id"], event)
     batch.created(event.clock.at)
     batch.state(
         Registration(
             event.clock,
-            user_id=payload.user_id,
-            class_id=payload.class_id,
-            org_id=payload.org_id,
-            course_code=payload.course_code,
-            expected_essay_count=payload.expected_essay_count,
-            essay_ids=payload.essay_ids,
-            student_prompt_ref=payload.student_prompt_ref,
-            requested_pipelines=payload.requested_pipelines,
+            user_id=payload["user_id"],
+            class_id=payload.get("class_id"),
+            org_id=payload.get("org_id"),
+            course_code=payload.get("course_code"),
+            expected_essay_count=payload["expected_essay_count"],
+            essay_ids=payload["essay_ids"],
+            student_prompt_ref=payload.get("student_prompt_ref"),
+            requested_pipelines=payload.get("requested_pipelines"),
         )
     )
-    listed = Listing(event.clock, payload.entity_id)
-    for essay_id in payload.essay_ids:
+    listed = Listing(event.clock, payload["entity_id"])
+    for essay_id in payload["essay_ids"]:
         facts.essay(essay_id, event).state(listed)
 
 
 def fold_slot(facts: Facts, event: Event, payload: consumed.EssaySlotAssigned) -> None:
-    facts.batch(payload.batch_id, event)
-    facts.essay(payload.essay_id, event, Placement(event.clock, payload.batch_id)).state(
+    batch_id = payload["batch_id"]
+    facts.batch(batch_id, event)
+    facts.essay(payload["essay_id"], event, Placement(event.clock, batch_id)).state(
         EssayFile(
             event.clock,
-            upload_id=payload.file_upload_id,
-            text_storage_id=payload.text_storage_id,
-            name=payload.original_file_name,
+            upload_id=payload.get("file_upload_id"),
+            text_storage_id=payload["text_storage_id"],
+            name=payload.get("original_file_name"),
         )
     )
 
 
 def fold_phase_outcome(facts: Facts, event: Event, payload: consumed.BatchPhaseOutcome) -> None:
-    facts.batch(payload.batch_id, event).started(event.clock.at)
-    processed = frozenset(essay.essay_id for essay in payload.processed_essays)
-    failed = frozenset(payload.failed_essay_ids)
-    key = (payload.batch_id, payload.phase_name)
+    batch_id = payload["batch_id"]
+    facts.batch(batch_id, event).started(event.clock.at)
+    processed = frozenset(essay["essay_id"] for essay in payload["processed_essays"])
+    failed = frozenset(payload["failed_essay_ids"])
+    key = (batch_id, payload["phase_name"])
     facts.outcomes[key] = later(
         facts.outcomes.get(key),
         PhaseOutcome(
             event.clock,
-            batch_id=payload.batch_id,
-            phase=payload.phase_name,
-            status=payload.phase_status,
+            batch_id=batch_id,
+            phase=payload["phase_name"],
+            status=payload["phase_status"],
             processed_essay_ids=processed,
             failed_essay_ids=failed,
             source_service=event.source_service,
@@ -190,20 +195,22 @@ def fold_phase_outcome(facts: Facts, event: Event, payload: consumed.BatchPhaseO
             traceparent=event.traceparent,
         ),
     )
-    placed = Placement(event.clock, payload.batch_id)
+    placed = Placement(event.clock, batch_id)
     for essay_id in processed | failed:
         facts.essay(essay_id, event, placed)
 
 
 def fold_spellcheck_completed(facts: Facts, event: Event, payload: consumed.SpellcheckCompleted) -> None:
-    storage = payload.storage_metadata
+    about = payload["system_metadata"]
+    storage = payload.get("storage_metadata") or {}
+    references = storage.get("references") or {}
     _spellcheck(
         facts,
         event,
         payload,
-        essay_id=payload.system_metadata.entity_id,
-        batch_id=payload.system_metadata.parent_id,
-        corrected_text=storage.corrected_text_id if storage else None,
+        essay_id=about["entity_id"],
+        batch_id=about.get("parent_id"),
+        corrected_text=references.get("corrected_text"),
     )
 
 
@@ -212,17 +219,18 @@ def fold_spellcheck_result(facts: Facts, event: Event, payload: consumed.Spellch
         facts,
         event,
         payload,
-        essay_id=payload.entity_id,
-        batch_id=payload.batch_id,
-        corrected_text=payload.corrected_text_storage_id,
+        essay_id=payload["entity_id"],
+        batch_id=payload["batch_id"],
+        corrected_text=payload.get("corrected_text_storage_id"),
     )
     # A failure has nothing to tell here, and what an earlier success told is no longer so.
     told: dict[str, JsonValue] | None = None
-    if stage(payload.status) is ProcessingStage.COMPLETED:
+    if stage(payload["status"]) is ProcessingStage.COMPLETED:
+        metrics = payload.get("correction_metrics")
         told = {
-            **(vars(payload.correction_metrics) if payload.correction_metrics else {}),
-            "processing_duration_ms": payload.processing_duration_ms,
-            "processor_version": payload.processor_version,
+            **({} if metrics is None else _NO_METRICS | _as_json(metrics)),
+            "processing_duration_ms": payload.get("processing_duration_ms"),
+            "processor_version": payload.get("processor_version"),
         }
     essay.state(SpellcheckMetrics(event.clock, values=told))
 
@@ -238,103 +246,93 @@ def _spellcheck(
 ) -> Row:
     """What both forms of a spell check message say."""
     essay = facts.processed_essay(essay_id, event, batch_id=batch_id)
-    status = stage(payload.status)
+    status = stage(payload["status"])
     succeeded = status is ProcessingStage.COMPLETED
     essay.state(
         SpellcheckResult(
             event.clock,
             status=status,
-            correction_count=payload.corrections_made if succeeded else None,
+            correction_count=payload.get("corrections_made") if succeeded else None,
             corrected_text_storage_id=corrected_text if succeeded else None,
-            error=None if succeeded else error_detail(event, Phase.SPELLCHECK, payload.system_metadata.error_info),
+            error=None if succeeded else error_detail(event, Phase.SPELLCHECK, payload["system_metadata"]),
         )
     )
     return essay
 
 
 def fold_cj_completed(facts: Facts, event: Event, payload: consumed.CJAssessmentCompleted) -> None:
-    batch_id = payload.entity_id
+    batch_id, job_id = payload["entity_id"], payload["cj_assessment_job_id"]
     facts.batch(batch_id, event).state(CJVerdict(event.clock, error=None))
     # A ranking places no essay: an id that only rankings name is an anchor's (specification, section 2).
-    rankings = [ranking for ranking in payload.rankings or () if ranking.rank is not None or ranking.score is not None]
-    for ranking in rankings:
-        essay = facts.essay(ranking.els_essay_id, event)
+    rankings = []
+    for ranking in payload.get("rankings") or ():
+        essay_id, rank, score = ranking["els_essay_id"], ranking.get("rank"), ranking.get("score")
+        if rank is None and score is None:
+            continue
+        essay = facts.essay(essay_id, event)
         essay.started(event.clock.at)
-        essay.state(CJResult(event.clock, ProcessingStage.COMPLETED, ranking.rank, ranking.score, error=None))
+        essay.state(CJResult(event.clock, ProcessingStage.COMPLETED, rank, score, error=None))
+        rankings.append(RankedEssayFact(essay_id, rank, score))
     if rankings:
-        _assessment(
-            facts,
-            event,
-            batch_id,
-            payload.cj_assessment_job_id,
-            graded=False,
-            rankings=[RankedEssayFact(r.els_essay_id, r.rank, r.score) for r in rankings],
-        )
-    if payload.processing_summary is not None:
+        _assessment(facts, event, batch_id, job_id, graded=False, rankings=rankings)
+    summary = payload.get("processing_summary")
+    if summary is not None:
         placed = Placement(event.clock, batch_id)
-        for essay_id in payload.processing_summary.successful_essay_ids:
+        for essay_id in summary.get("successful_essay_ids", ()):
             facts.essay(essay_id, event, placed)
-        error = error_detail(
-            event,
-            Phase.CJ_ASSESSMENT,
-            consumed.ErrorInfo(
-                error_code="CJ_ASSESSMENT_FAILED",
-                error_message=f"CJ assessment job {payload.cj_assessment_job_id} failed for this essay",
-            ),
-        )
+        error_info: consumed.ErrorInfo = {
+            "error_code": "CJ_ASSESSMENT_FAILED",
+            "error_message": f"CJ assessment job {job_id} failed for this essay",
+        }
+        error = error_detail(event, Phase.CJ_ASSESSMENT, {"error_info": error_info})
         failed = CJResult(event.clock, ProcessingStage.FAILED, None, None, error)
-        for essay_id in payload.processing_summary.failed_essay_ids:
+        for essay_id in summary.get("failed_essay_ids", ()):
             essay = facts.essay(essay_id, event, placed)
             essay.started(event.clock.at)
             essay.state(failed)
 
 
 def fold_cj_failed(facts: Facts, event: Event, payload: consumed.CJAssessmentFailed) -> None:
-    batch = facts.batch(payload.entity_id, event)
+    batch = facts.batch(payload["entity_id"], event)
     batch.started(event.clock.at)
-    batch.state(
-        CJVerdict(event.clock, error=error_detail(event, Phase.CJ_ASSESSMENT, payload.system_metadata.error_info))
-    )
+    batch.state(CJVerdict(event.clock, error=error_detail(event, Phase.CJ_ASSESSMENT, payload["system_metadata"])))
 
 
 def fold_assessment_result(facts: Facts, event: Event, payload: consumed.AssessmentResult) -> None:
-    batch_id = payload.batch_id
+    batch_id = payload["batch_id"]
     batch = facts.batch(batch_id, event)
     batch.state(CJVerdict(event.clock, error=None))
-    batch.state(Assignment(event.clock, payload.assignment_id))
-    metadata = payload.assessment_metadata
+    batch.state(Assignment(event.clock, payload.get("assignment_id")))
+    metadata = payload.get("assessment_metadata") or {}
     placed = Placement(event.clock, batch_id)
     rankings = []
-    for result in payload.essay_results:
-        if result.is_anchor:
-            batch.anchor_ids.add(result.essay_id)
+    for result in payload["essay_results"]:
+        essay_id, rank, score = result["essay_id"], result.get("rank"), result.get("bt_score")
+        if result.get("is_anchor", False):
+            batch.anchor_ids.add(essay_id)
             continue
-        essay = facts.essay(result.essay_id, event, placed)
-        if result.rank is not None or result.bt_score is not None:
+        grade, confidence, label = (
+            result.get("letter_grade"),
+            result.get("confidence_score"),
+            result.get("confidence_label"),
+        )
+        essay = facts.essay(essay_id, event, placed)
+        if rank is not None or score is not None:
             essay.started(event.clock.at)
-            essay.state(CJResult(event.clock, ProcessingStage.COMPLETED, result.rank, result.bt_score, error=None))
-            rankings.append(
-                RankedEssayFact(
-                    result.essay_id,
-                    result.rank,
-                    result.bt_score,
-                    result.letter_grade,
-                    result.confidence_score,
-                    result.confidence_label,
-                )
-            )
+            essay.state(CJResult(event.clock, ProcessingStage.COMPLETED, rank, score, error=None))
+            rankings.append(RankedEssayFact(essay_id, rank, score, grade, confidence, label))
         essay.state(
             CJGrades(
                 event.clock,
-                letter_grade=result.letter_grade,
-                normalized_score=result.normalized_score,
-                confidence_score=result.confidence_score,
-                confidence_label=result.confidence_label,
-                comparison_count=metadata.comparison_count if metadata else None,
+                letter_grade=grade,
+                normalized_score=result.get("normalized_score"),
+                confidence_score=confidence,
+                confidence_label=label,
+                comparison_count=metadata.get("comparison_count"),
             )
         )
     if rankings:
-        _assessment(facts, event, batch_id, payload.cj_assessment_job_id, graded=True, rankings=rankings)
+        _assessment(facts, event, batch_id, payload["cj_assessment_job_id"], graded=True, rankings=rankings)
 
 
 def _assessment(
@@ -348,58 +346,62 @@ def _assessment(
 
 
 def fold_pipeline_completed(facts: Facts, event: Event, payload: consumed.BatchPipelineCompleted) -> None:
-    facts.batch(payload.batch_id, event)
+    facts.batch(payload["batch_id"], event)
     facts.pipeline_ends[event.clock.event_id] = PipelineEnd(
         event.clock,
-        batch_id=payload.batch_id,
-        completed_phases=payload.completed_phases,
-        final_status=payload.final_status,
-        successful_essay_count=payload.successful_essay_count,
-        failed_essay_count=payload.failed_essay_count,
-        processing_duration_seconds=payload.processing_duration_seconds,
+        batch_id=payload["batch_id"],
+        completed_phases=payload["completed_phases"],
+        final_status=payload["final_status"],
+        successful_essay_count=payload.get("successful_essay_count"),
+        failed_essay_count=payload.get("failed_essay_count"),
+        processing_duration_seconds=payload.get("processing_duration_seconds"),
         correlation_id=event.correlation_id,
         traceparent=event.traceparent,
     )
 
 
 def fold_nlp_completed(facts: Facts, event: Event, payload: consumed.EssayNlpCompleted) -> None:
-    batch_id = payload.parent_id
-    if batch_id is None and payload.processing_metadata is not None:
-        batch_id = payload.processing_metadata.batch_id
-    essay = facts.processed_essay(payload.essay_id, event, batch_id=batch_id)
-    metrics = payload.nlp_metrics
-    errors = payload.grammar_analysis.error_count if payload.grammar_analysis else None
+    batch_id = payload.get("parent_id")
+    if batch_id is None:
+        batch_id = (payload.get("processing_metadata") or {}).get("batch_id")
+    essay = facts.processed_essay(payload["essay_id"], event, batch_id=batch_id)
+    metrics = payload["nlp_metrics"]
+    words = metrics.get("word_count")
+    errors = (payload.get("grammar_analysis") or {}).get("error_count")
     essay.state(
         NlpResult(
             event.clock,
             status=ProcessingStage.COMPLETED,
-            lexical_diversity_score=metrics.mtld_score,
-            cohesion_score=metrics.first_order_coherence,
-            grammatical_error_rate=100.0 * errors / metrics.word_count
-            if errors is not None and metrics.word_count
-            else None,
-            metrics=metrics.model_dump(exclude_unset=True),
+            lexical_diversity_score=metrics.get("mtld_score"),
+            cohesion_score=metrics.get("first_order_coherence"),
+            grammatical_error_rate=100.0 * errors / words if errors is not None and words else None,
+            metrics=_as_json(metrics),
         )
     )
 
 
 def fold_ai_feedback(facts: Facts, event: Event, payload: consumed.AIFeedbackResult) -> None:
-    metadata = payload.system_metadata
-    essay = facts.processed_essay(metadata.entity_id, event, batch_id=metadata.parent_id)
-    status = stage(payload.status)
+    about = payload["system_metadata"]
+    essay = facts.processed_essay(about["entity_id"], event, batch_id=about.get("parent_id"))
+    status = stage(payload["status"])
     succeeded = status is ProcessingStage.COMPLETED
+    feedback, metrics = payload.get("feedback_details"), payload.get("additional_metrics")
     details: dict[str, JsonValue] | None = None
-    if succeeded and (payload.feedback_details is not None or payload.additional_metrics is not None):
-        details = {**(payload.feedback_details or {}), "additional_metrics": payload.additional_metrics}
+    if succeeded and (feedback is not None or metrics is not None):
+        details = {**(feedback or {}), "additional_metrics": metrics}
     essay.state(
         AIFeedbackResult(
             event.clock,
             status=status,
-            storage_id=payload.feedback_content_storage_id if succeeded else None,
+            storage_id=payload.get("feedback_content_storage_id") if succeeded else None,
             details=details,
-            error=None if succeeded else error_detail(event, Phase.AI_FEEDBACK, payload.system_metadata.error_info),
+            error=None if succeeded else error_detail(event, Phase.AI_FEEDBACK, about),
         )
     )
+
+
+def _as_json(metrics: consumed.CorrectionMetrics | consumed.NlpMetrics) -> dict[str, JsonValue]:
+    return cast(dict[str, JsonValue], metrics)
 
 
 def stage(status: str) -> ProcessingStage:
@@ -407,15 +409,16 @@ def stage(status: str) -> ProcessingStage:
     return ProcessingStage.COMPLETED if "success" in status.lower() else ProcessingStage.FAILED
 
 
-def error_detail(event: Event, phase: Phase, info: consumed.ErrorInfo | None) -> ErrorDetail:
-    """The structured error of a failure told by `event`; code and message from `info` where it has them."""
-    info = info or consumed.ErrorInfo()
-    details: dict[str, JsonValue] = dict(info.context or {})
-    if info.error_type is not None:
-        details["error_type"] = info.error_type
+def error_detail(event: Event, phase: Phase, about: consumed.SystemMetadata) -> ErrorDetail:
+    """The structured error of a failure told by `event`; code and message from what it says about it, if it does."""
+    info = about.get("error_info") or {}
+    details: dict[str, JsonValue] = dict(info.get("context") or {})
+    error_type = info.get("error_type")
+    if error_type is not None:
+        details["error_type"] = error_type
     return {
-        "error_code": info.error_code or f"{phase.upper()}_FAILED",
-        "message": info.error_message or f"{phase} failed; {event.source_service} gave no reason",
+        "error_code": info.get("error_code") or f"{phase.upper()}_FAILED",
+        "message": info.get("error_message") or f"{phase} failed; {event.source_service} gave no reason",
         "correlation_id": str(event.correlation_id),
         "timestamp": wire_time(event.clock.at),
         "service": event.source_service,
@@ -424,16 +427,16 @@ def error_detail(event: Event, phase: Phase, info: consumed.ErrorInfo | None) ->
     }
 
 
-FOLDS: dict[type, Callable[[Facts, Event, Any], None]] = {
-    consumed.BatchEssaysRegistered: fold_registration,
-    consumed.EssaySlotAssigned: fold_slot,
-    consumed.BatchPhaseOutcome: fold_phase_outcome,
-    consumed.SpellcheckCompleted: fold_spellcheck_completed,
-    consumed.SpellcheckResult: fold_spellcheck_result,
-    consumed.CJAssessmentCompleted: fold_cj_completed,
-    consumed.CJAssessmentFailed: fold_cj_failed,
-    consumed.AssessmentResult: fold_assessment_result,
-    consumed.BatchPipelineCompleted: fold_pipeline_completed,
-    consumed.EssayNlpCompleted: fold_nlp_completed,
-    consumed.AIFeedbackResult: fold_ai_feedback,
+FOLDS: dict[str, Callable[[Facts, Event, Any], None]] = {
+    topics.BATCH_ESSAYS_REGISTERED: fold_registration,
+    topics.ESSAY_SLOT_ASSIGNED: fold_slot,
+    topics.BATCH_PHASE_OUTCOME: fold_phase_outcome,
+    topics.SPELLCHECK_COMPLETED: fold_spellcheck_completed,
+    topics.SPELLCHECK_RESULTS: fold_spellcheck_result,
+    topics.CJ_ASSESSMENT_COMPLETED: fold_cj_completed,
+    topics.CJ_ASSESSMENT_FAILED: fold_cj_failed,
+    topics.ASSESSMENT_RESULT_PUBLISHED: fold_assessment_result,
+    topics.BATCH_PIPELINE_COMPLETED: fold_pipeline_completed,
+    topics.ESSAY_NLP_COMPLETED: fold_nlp_completed,
+    topics.ESSAY_AIFEEDBACK_COMPLETED: fold_ai_feedback,
 }

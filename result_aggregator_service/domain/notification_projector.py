@@ -4,7 +4,7 @@ from pydantic import BaseModel, JsonValue
 
 from result_aggregator_service.contracts import topics
 from result_aggregator_service.contracts.enums import NotificationPriority, NotificationType
-from result_aggregator_service.contracts.envelope import Envelope
+from result_aggregator_service.contracts.envelope import PublishedEnvelope
 from result_aggregator_service.contracts.published import (
     BatchAssessmentCompleted,
     BatchResultsReady,
@@ -50,7 +50,7 @@ def teacher_notification(announced: Announcement, class_id: str | None) -> Annou
         topic=topics.TEACHER_NOTIFICATION_REQUESTED,
         key=data.user_id,
         batch_id=data.batch_id,
-        envelope=Envelope[BaseModel](
+        envelope=PublishedEnvelope[BaseModel](
             event_id=announcement_id(f"huleedu/ras/notification/{announced.event_id}"),
             event_type=topics.TEACHER_NOTIFICATION_REQUESTED,
             event_timestamp=envelope.event_timestamp,

@@ -11,17 +11,17 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from dishka import AsyncContainer, Provider, Scope
-from pydantic import BaseModel
 from sqlalchemy import text
 
 from result_aggregator_service.consumer.stopping import stop_consumer
-from result_aggregator_service.contracts.envelope import Envelope
+from result_aggregator_service.contracts.fields import wire_time
 from result_aggregator_service.contracts.topics import CONSUMED, PUBLISHED
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.providers import create_container
 from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import Database
 from tests.servers import create_topics
+from tests.unit.domain.messages import as_sent
 from tests.waiting import eventually
 
 KEY = "key-of-the-tests"
@@ -82,20 +82,18 @@ async def value(database: Database, query: str, **parameters: Any) -> Any:
 
 def on_the_wire(event: Event) -> bytes:
     """A message of the tests' own words, as a producer sends it."""
-    envelope = Envelope[BaseModel](
-        event_id=event.clock.event_id,
-        event_type=event.topic,
-        event_timestamp=event.clock.at,
-        source_service=event.source_service,
-        correlation_id=event.correlation_id,
-        data=event.payload,
-        metadata=None if event.traceparent is None else {"traceparent": event.traceparent},
-    )
-    message = envelope.model_dump(mode="json")
-    match message["data"]:
-        case {"storage_metadata": {"references": {"corrected_text": str(storage_id)} as references}}:
-            references["corrected_text"] = {"storage_id": storage_id, "path": ""}
-    return json.dumps(message).encode()
+    envelope = {
+        "event_id": str(event.clock.event_id),
+        "event_type": event.topic,
+        "event_timestamp": wire_time(event.clock.at),
+        "source_service": event.source_service,
+        "schema_version": 1,
+        "correlation_id": str(event.correlation_id),
+        "data_schema_uri": None,
+        "data": as_sent(event),
+        "metadata": None if event.traceparent is None else {"traceparent": event.traceparent},
+    }
+    return json.dumps(envelope).encode()
 
 
 class Wire:

@@ -11,7 +11,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from result_aggregator_service.consumer.decoder import Decoder, InvalidMessageError, InvalidReason
-from result_aggregator_service.contracts.consumed import EssaySlotAssigned
 from result_aggregator_service.contracts.topics import (
     BATCH_PHASE_OUTCOME,
     CONSUMED,
@@ -58,7 +57,7 @@ def test_each_sample_becomes_an_event_of_its_topic(name: str) -> None:
     assert str(event.clock.event_id) == message["event_id"]
     assert event.source_service == message["source_service"]
     assert str(event.correlation_id) == message["correlation_id"]
-    assert isinstance(event.payload, CONSUMED[message["event_type"]])
+    assert event.payload.keys() <= message["data"].keys()
 
 
 def test_a_null_value_is_bad() -> None:
@@ -156,16 +155,12 @@ def test_a_lone_surrogate_is_bad_in_a_kept_field_and_harmless_in_an_ignored_one(
 
 def test_a_surrogate_pair_is_a_character_like_any_other() -> None:
     content = json.dumps(slot(data={"original_file_name": "MARK"})).replace("MARK", r"\ud83d\ude00").encode()
-    payload = DECODER.decode(Lying(content)).payload
-    assert isinstance(payload, EssaySlotAssigned)
-    assert payload.original_file_name == "\U0001f600"
+    assert DECODER.decode(Lying(content)).payload["original_file_name"] == "\U0001f600"
 
 
 def test_a_character_beside_a_lone_surrogate_elsewhere_survives_as_it_is() -> None:
     content = json.dumps(slot(data={"original_file_name": "ö\n\\"}, ignored="MARK")).replace("MARK", r"\ud800").encode()
-    payload = DECODER.decode(Lying(content)).payload
-    assert isinstance(payload, EssaySlotAssigned)
-    assert payload.original_file_name == "ö\n\\"
+    assert DECODER.decode(Lying(content)).payload["original_file_name"] == "ö\n\\"
 
 
 def test_a_nul_is_bad_in_a_kept_field_and_harmless_in_an_ignored_one() -> None:
@@ -224,7 +219,7 @@ def _decodes_or_is_refused(content: bytes | None, topic: str) -> None:
     with contextlib.suppress(InvalidMessageError):
         event = DECODER.decode(Lying(content, topic))
         assert event.topic == topic
-        event.payload.model_dump_json()  # what is kept is text that UTF-8 has
+        json.dumps(event.payload, ensure_ascii=False).encode()  # what is kept is text that UTF-8 has
 
 
 @examples(20)

@@ -139,7 +139,7 @@ def test_each_example_of_a_consumed_message_decodes_and_all_of_it_is_kept(event_
         headers = [(name, value.encode()) for name, value in example["headers"].items()]
         event = decoded(Record(event_type, json.dumps(example["payload"]).encode(), headers))
         assert event.traceparent == example["headers"]["traceparent"]
-        kept = json.loads(event.payload.model_dump_json(exclude_unset=True))
+        kept = json.loads(json.dumps(event.payload))
         said = example["payload"]["data"]
         if event_type == topics.SPELLCHECK_COMPLETED:
             references = said["storage_metadata"]["references"]

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from result_aggregator_service.contracts import consumed, topics
-from result_aggregator_service.contracts.envelope import Envelope
+from result_aggregator_service.contracts import topics
+from result_aggregator_service.contracts.envelope import PublishedEnvelope
 from tests import samples
 from tests.unit.contracts.wire import Record, decoded
 
@@ -16,7 +16,7 @@ from tests.unit.contracts.wire import Record, decoded
 def test_every_consumed_sample_decodes_into_its_payload(name: str) -> None:
     message = samples.consumed(name)
     event = decoded(Record(message["event_type"], samples.consumed_bytes(name)))
-    assert type(event.payload) is topics.CONSUMED[message["event_type"]]
+    assert event.topic == message["event_type"]
     assert str(event.clock.event_id) == message["event_id"]
     assert event.clock.at.isoformat(timespec="microseconds") == message["event_timestamp"].replace("Z", "+00:00")
     assert (event.source_service, str(event.correlation_id)) == (message["source_service"], message["correlation_id"])
@@ -39,17 +39,18 @@ def part_of(kept: Any, sent: Any) -> bool:
 def test_what_is_kept_of_a_sample_is_what_stands_in_it(name: str) -> None:
     message = samples.consumed(name)
     payload = decoded(Record(message["event_type"], samples.consumed_bytes(name))).payload
-    assert part_of(json.loads(payload.model_dump_json(exclude_unset=True)), message["data"])
+    assert payload
+    assert part_of(json.loads(json.dumps(payload)), message["data"])
 
 
 @pytest.mark.parametrize("name", samples.PUBLISHED_NAMES)
 def test_every_published_sample_comes_out_field_for_field_as_it_went_in(name: str) -> None:
     message = samples.published(name)
     payload: Any = topics.PUBLISHED[message["event_type"]]
-    envelope = Envelope[payload].model_validate_json(json.dumps(message))
+    envelope = PublishedEnvelope[payload].model_validate_json(json.dumps(message))
     assert json.loads(envelope.model_dump_json()) == message
     assert envelope.model_dump(mode="json") == message
-    as_sent = Envelope[BaseModel](**{**dict(envelope), "data": envelope.data})
+    as_sent = PublishedEnvelope[BaseModel](**{**dict(envelope), "data": envelope.data})
     assert json.loads(as_sent.model_dump_json()) == message
 
 
@@ -59,6 +60,4 @@ def test_every_published_topic_has_a_sample() -> None:
 
 def test_a_corrected_text_is_known_by_its_storage_id() -> None:
     payload = decoded(Record(topics.SPELLCHECK_COMPLETED, samples.consumed_bytes("spellcheck_completed"))).payload
-    assert isinstance(payload, consumed.SpellcheckCompleted)
-    assert payload.storage_metadata is not None
-    assert payload.storage_metadata.corrected_text_id == "corrected-01"
+    assert payload["storage_metadata"] == {"references": {"corrected_text": "corrected-01"}}

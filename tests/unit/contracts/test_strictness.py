@@ -258,10 +258,7 @@ def test_a_field_that_is_known_to_the_producers_but_not_kept_does_no_harm_either
 )
 def test_a_corrected_text_is_its_storage_id_else_its_first_value(reference: str, expected: str | None) -> None:
     record = changed(CHECKED, ("data", "storage_metadata", "references", "corrected_text"), reference)
-    payload = decoded(record).payload
-    assert isinstance(payload, consumed.SpellcheckCompleted)
-    assert payload.storage_metadata is not None
-    assert payload.storage_metadata.corrected_text_id == expected
+    assert decoded(record).payload["storage_metadata"]["references"]["corrected_text"] == expected
 
 
 @pytest.mark.parametrize("reference", ['"text"', "[]", "5", '{"path": 5}', r'{"path": "\u0000"}'])
@@ -297,8 +294,8 @@ def test_every_required_field_is_missed() -> None:
 
 
 def test_an_error_may_say_message_for_error_message() -> None:
-    info = consumed.ErrorInfo.model_validate_json('{"message": "told otherwise"}')
-    assert info.error_message == "told otherwise"
+    info = TypeAdapter(consumed.ErrorInfo).validate_json('{"message": "told otherwise"}')
+    assert info == {"error_message": "told otherwise"}
 
 
 # The fields by themselves.

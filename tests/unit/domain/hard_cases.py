@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
-from result_aggregator_service.contracts import consumed
+from result_aggregator_service.contracts import topics
 from result_aggregator_service.contracts.enums import ProcessingStage
 from result_aggregator_service.domain.batch import FinishedBy
 from result_aggregator_service.domain.event import Event
@@ -59,10 +59,6 @@ def _settled(history: Sequence[Event]) -> ReadModel:
     return model
 
 
-def _payloads(history: Sequence[Event], *kinds: type) -> list[object]:
-    return [event.payload for event in history if isinstance(event.payload, kinds)]
-
-
 def _of_facts(history: Sequence[Event]) -> set[str]:
     """Messages that speak of the same fact."""
     found: set[str] = set()
@@ -81,7 +77,7 @@ def _of_facts(history: Sequence[Event]) -> set[str]:
                 found.add("a correction of an equal time")
             if sooner.clock.at > later.clock.at:
                 found.add("a correction of an earlier time, sent later")
-            if isinstance(later.payload, consumed.BatchPhaseOutcome) and sooner.clock.at < later.clock.at:
+            if later.topic == topics.BATCH_PHASE_OUTCOME and sooner.clock.at < later.clock.at:
                 found.add("a rerun of a phase")
     return found
 
@@ -92,18 +88,17 @@ def _of_registrations(history: Sequence[Event]) -> set[str]:
     first: dict[str, Event] = {}
     listed_by: dict[str, set[str]] = {}
     for event in history:
-        match event.payload:
-            case consumed.BatchEssaysRegistered() as payload:
-                for essay in payload.essay_ids:
-                    listed_by.setdefault(essay, set()).add(payload.entity_id)
-                known = first.setdefault(payload.entity_id, event).payload
-                assert isinstance(known, consumed.BatchEssaysRegistered)
-                if known.user_id != payload.user_id:
-                    found.add("registrations by two owners")
-                if known.essay_ids != payload.essay_ids:
-                    found.add("registrations with two lists")
-                if known.requested_pipelines != payload.requested_pipelines:
-                    found.add("registrations with two requests")
+        if event.topic == topics.BATCH_ESSAYS_REGISTERED:
+            payload = event.payload
+            for essay in payload["essay_ids"]:
+                listed_by.setdefault(essay, set()).add(payload["entity_id"])
+            known = first.setdefault(payload["entity_id"], event).payload
+            if known["user_id"] != payload["user_id"]:
+                found.add("registrations by two owners")
+            if known["essay_ids"] != payload["essay_ids"]:
+                found.add("registrations with two lists")
+            if known["requested_pipelines"] != payload["requested_pipelines"]:
+                found.add("registrations with two requests")
         for essay, row in fold([event]).essays.items():
             placement = row.facets.get(Placement)
             if isinstance(placement, Placement):
@@ -121,13 +116,16 @@ def _of_registrations(history: Sequence[Event]) -> set[str]:
 def _of_phases(history: Sequence[Event]) -> set[str]:
     found: set[str] = set()
     ends: dict[str, set[frozenset[str]]] = {}
-    for payload in _payloads(history, consumed.BatchPhaseOutcome, consumed.BatchPipelineCompleted):
-        match payload:
-            case consumed.BatchPhaseOutcome(phase_status=status) if status is CRITICAL:
+    for event in history:
+        match event.topic, event.payload:
+            case topics.BATCH_PHASE_OUTCOME, {"phase_status": status} if status is CRITICAL:
                 found.add("a phase that failed critically")
-            case consumed.BatchPhaseOutcome(phase_status=status) if status is CANCELLED:
+            case topics.BATCH_PHASE_OUTCOME, {"phase_status": status} if status is CANCELLED:
                 found.add("a phase that was cancelled")
-            case consumed.BatchPipelineCompleted(batch_id=batch_id, completed_phases=phases, final_status=status):
+            case (
+                topics.BATCH_PIPELINE_COMPLETED,
+                {"batch_id": batch_id, "completed_phases": phases, "final_status": status},
+            ):
                 ends.setdefault(batch_id, set()).add(frozenset(phases))
                 if status is CRITICAL:
                     found.add("a pipeline that failed critically")
@@ -142,33 +140,32 @@ def _of_phases(history: Sequence[Event]) -> set[str]:
 
 def _of_essays(history: Sequence[Event]) -> set[str]:
     found: set[str] = set()
-    forms: dict[str, set[type]] = {}
+    forms: dict[str, set[str]] = {}
     jobs: dict[str, dict[str, list[bool]]] = {}
     failed_early: set[str] = set()
     listed_failed: set[str] = set()
     for event in history:
-        match event.payload:
-            case consumed.SpellcheckCompleted(system_metadata=about, status=status):
-                forms.setdefault(about.entity_id, set()).add(consumed.SpellcheckCompleted)
-                if about.parent_id is None:
+        match event.topic, event.payload:
+            case topics.SPELLCHECK_COMPLETED, {"system_metadata": about, "status": status}:
+                forms.setdefault(about["entity_id"], set()).add(event.topic)
+                if about["parent_id"] is None:
                     found.add("a result that names no batch")
                 if stage(status) is ProcessingStage.FAILED:
-                    failed_early.add(about.entity_id)
-            case consumed.SpellcheckResult(entity_id=essay, status=status):
-                forms.setdefault(essay, set()).add(consumed.SpellcheckResult)
+                    failed_early.add(about["entity_id"])
+            case topics.SPELLCHECK_RESULTS, {"entity_id": essay, "status": status}:
+                forms.setdefault(essay, set()).add(event.topic)
                 if stage(status) is ProcessingStage.FAILED:
                     failed_early.add(essay)
-            case consumed.CJAssessmentCompleted(processing_summary=summary):
-                if summary is not None and summary.failed_essay_ids:
-                    found.add("a thin form that lists failures")
-            case consumed.CJAssessmentFailed():
+            case topics.CJ_ASSESSMENT_COMPLETED, {"processing_summary": {"failed_essay_ids": [_, *_]}}:
+                found.add("a thin form that lists failures")
+            case topics.CJ_ASSESSMENT_FAILED, _:
                 found.add("a CJ failure")
-            case consumed.AssessmentResult(essay_results=results):
-                if any(result.is_anchor for result in results):
+            case topics.ASSESSMENT_RESULT_PUBLISHED, {"essay_results": results}:
+                if any(result.get("is_anchor") for result in results):
                     found.add("an anchor")
-            case consumed.BatchPhaseOutcome(failed_essay_ids=failed):
+            case topics.BATCH_PHASE_OUTCOME, {"failed_essay_ids": failed}:
                 listed_failed.update(failed)
-            case consumed.EssayNlpCompleted(parent_id=None):
+            case topics.ESSAY_NLP_COMPLETED, {"parent_id": None}:
                 found.add("a result that names no batch")
     facts = fold(history)
     for assessment in facts.assessments.values():

@@ -6,9 +6,10 @@ A message's id follows from its content unless a number is given, so that the sa
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 from result_aggregator_service.contracts import consumed, topics
 from result_aggregator_service.contracts.enums import BatchStatus, Phase
@@ -22,17 +23,14 @@ SUCCESS, FAILURES = BatchStatus.COMPLETED_SUCCESSFULLY, BatchStatus.COMPLETED_WI
 CRITICAL, CANCELLED = BatchStatus.FAILED_CRITICALLY, BatchStatus.CANCELLED
 AWAITING, PROCESSING = BatchStatus.AWAITING_CONTENT_VALIDATION, BatchStatus.PROCESSING_PIPELINES
 
-_TOPIC = {payload: topic for topic, payload in topics.CONSUMED.items()}
-
 
 def time(seconds: float) -> datetime:
     """So many seconds after eight."""
     return EIGHT + timedelta(seconds=seconds)
 
 
-def event(payload: BaseModel, at: float, number: int | None = None) -> Event:
+def event(topic: str, payload: Mapping[str, Any], at: float, number: int | None = None) -> Event:
     """A message with this payload, of this second, with this number for its id."""
-    topic = _TOPIC[type(payload)]
     event_id = UUID(int=number) if number is not None else uuid5(NAMESPACE_URL, f"{topic} {at} {payload!r}")
     return Event(
         clock=Clock(time(at), event_id),
@@ -53,8 +51,17 @@ def sample(name: str) -> Event:
         source_service=message["source_service"],
         correlation_id=UUID(message["correlation_id"]),
         traceparent=None,
-        payload=topics.CONSUMED[message["event_type"]].model_validate_json(json.dumps(message["data"])),
+        payload=TypeAdapter(topics.CONSUMED[message["event_type"]]).validate_json(json.dumps(message["data"])),
     )
+
+
+def as_sent(event: Event) -> dict[str, Any]:
+    """The payload as its producer sends it."""
+    sent: dict[str, Any] = json.loads(json.dumps(event.payload))
+    match sent:
+        case {"storage_metadata": {"references": {"corrected_text": str(storage_id)} as references}}:
+            references["corrected_text"] = {"storage_id": storage_id, "path": ""}
+    return sent
 
 
 def registered(
@@ -77,14 +84,14 @@ def registered(
         essay_ids=essay_ids,
         requested_pipelines=requested,
     )
-    return event(payload, at, number)
+    return event(topics.BATCH_ESSAYS_REGISTERED, payload, at, number)
 
 
 def slot(essay: str, batch: str = "b", *, at: float = 10, text: str = "text", number: int | None = None) -> Event:
     payload = consumed.EssaySlotAssigned(
         batch_id=batch, essay_id=essay, file_upload_id="upload", text_storage_id=text, original_file_name="ö.docx"
     )
-    return event(payload, at, number)
+    return event(topics.ESSAY_SLOT_ASSIGNED, payload, at, number)
 
 
 def outcome(
@@ -105,7 +112,7 @@ def outcome(
         processed_essays=[consumed.ProcessedEssay(essay_id=essay) for essay in processed],
         failed_essay_ids=failed_ids,
     )
-    return event(payload, at, number)
+    return event(topics.BATCH_PHASE_OUTCOME, payload, at, number)
 
 
 def error_info(code: str | None, message: str | None = "it broke") -> consumed.ErrorInfo | None:
@@ -126,14 +133,14 @@ def spellcheck(
     number: int | None = None,
 ) -> Event:
     """The older form."""
-    references = {} if text is None else {"references": {"corrected_text": {"storage_id": text, "path": ""}}}
+    storage: consumed.StorageMetadata = {} if text is None else {"references": {"corrected_text": text}}
     payload = consumed.SpellcheckCompleted(
         system_metadata=consumed.EssaySystemMetadata(entity_id=essay, parent_id=batch, error_info=error_info(error)),
         status="spellchecked_success" if ok else "spellcheck_failed",
-        storage_metadata=consumed.StorageMetadata.model_validate(references),
+        storage_metadata=storage,
         corrections_made=corrections,
     )
-    return event(payload, at, number)
+    return event(topics.SPELLCHECK_COMPLETED, payload, at, number)
 
 
 def rich_spellcheck(
@@ -160,7 +167,7 @@ def rich_spellcheck(
         processing_duration_ms=840,
         processor_version="1.0",
     )
-    return event(payload, at, number)
+    return event(topics.SPELLCHECK_RESULTS, payload, at, number)
 
 
 def rankings(
@@ -177,7 +184,7 @@ def rankings(
         cj_assessment_job_id=job,
         rankings=[consumed.Ranking(els_essay_id=e, rank=rank, score=score) for e, (rank, score) in ranked.items()],
     )
-    return event(payload, at, number)
+    return event(topics.CJ_ASSESSMENT_COMPLETED, payload, at, number)
 
 
 def thin(
@@ -197,14 +204,14 @@ def thin(
             successful_essay_ids=list(successful), failed_essay_ids=list(failed)
         ),
     )
-    return event(payload, at, number)
+    return event(topics.CJ_ASSESSMENT_COMPLETED, payload, at, number)
 
 
 def cj_failed(batch: str = "b", *, error: str | None = "CJ_BROKE", at: float = 80, number: int | None = None) -> Event:
     payload = consumed.CJAssessmentFailed(
         entity_id=batch, system_metadata=consumed.SystemMetadata(error_info=error_info(error))
     )
-    return event(payload, at, number)
+    return event(topics.CJ_ASSESSMENT_FAILED, payload, at, number)
 
 
 def assessment(
@@ -232,7 +239,7 @@ def assessment(
         essay_results=[*marked, *students],
         assessment_metadata=consumed.AssessmentMetadata(comparison_count=comparisons),
     )
-    return event(payload, at, number)
+    return event(topics.ASSESSMENT_RESULT_PUBLISHED, payload, at, number)
 
 
 def end(
@@ -250,7 +257,7 @@ def end(
         final_status=status,
         successful_essay_count=successful,
     )
-    return event(payload, at, number)
+    return event(topics.BATCH_PIPELINE_COMPLETED, payload, at, number)
 
 
 def nlp(
@@ -268,7 +275,7 @@ def nlp(
         nlp_metrics=consumed.NlpMetrics(word_count=words, mtld_score=70.5, first_order_coherence=0.4),
         grammar_analysis=None if errors is None else consumed.GrammarAnalysis(error_count=errors),
     )
-    return event(payload, at, number)
+    return event(topics.ESSAY_NLP_COMPLETED, payload, at, number)
 
 
 def feedback(
@@ -287,4 +294,4 @@ def feedback(
         feedback_content_storage_id="feedback",
         additional_metrics={"suggestions": 6},
     )
-    return event(payload, at, number)
+    return event(topics.ESSAY_AIFEEDBACK_COMPLETED, payload, at, number)

@@ -10,23 +10,20 @@ from hypothesis import strategies as st
 from demo.oracle import Either, Oracle
 from demo.verdict import differences
 from demo.wire import Message
-from result_aggregator_service.contracts import consumed, topics
+from result_aggregator_service.contracts import topics
 from result_aggregator_service.contracts.enums import Phase
 from result_aggregator_service.contracts.fields import wire_time
 from result_aggregator_service.domain.announcements import results_announcement
 from result_aggregator_service.domain.event import Event
 from tests.hypothesis_profiles import examples
 from tests.unit.domain.histories import in_polls, lives, orderly, soups
-from tests.unit.domain.messages import EXPECTED, SERVICE
+from tests.unit.domain.messages import EXPECTED, SERVICE, as_sent
 from tests.unit.domain.model import ReadModel, View, after_polls, read_model
 
 
 def on_the_wire(event: Event) -> Message:
     """The message as its producer would have sent it."""
-    data = event.payload.model_dump(mode="json")
-    if isinstance(event.payload, consumed.SpellcheckCompleted) and event.payload.storage_metadata is not None:
-        text = event.payload.storage_metadata.corrected_text_id
-        data["storage_metadata"] = {"references": {"corrected_text": {"storage_id": text, "path": ""}}}
+    data = as_sent(event)
     envelope = {
         "event_id": str(event.clock.event_id),
         "event_type": event.topic,

@@ -29,7 +29,7 @@ def identity(name: str) -> UUID:
 
 def by_outcomes(status: BatchStatus, *outcomes: Event) -> UUID:
     """The identity of results that these outcomes (phases sorted) decided."""
-    named = ",".join(f"{outcome.payload.phase_name}={outcome.clock.event_id}" for outcome in outcomes)  # type: ignore[attr-defined]
+    named = ",".join(f"{outcome.payload['phase_name']}={outcome.clock.event_id}" for outcome in outcomes)
     return identity(f"results/b/{status.value}/{named}")
 
 

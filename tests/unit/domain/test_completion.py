@@ -271,7 +271,7 @@ def test_a_batch_awaits_its_content_when_registered_only() -> None:
         say.nlp("e1"),
         say.feedback("e1"),
     ],
-    ids=lambda message: type(message.payload).__name__,
+    ids=lambda message: message.topic,
 )
 def test_the_first_result_outcome_cj_failure_or_pipeline_end_puts_it_in_progress(first: Event) -> None:
     assert view(say.registered(), first).status == PROCESSING

@@ -6,9 +6,9 @@ from uuid import UUID
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from result_aggregator_service.contracts import consumed
 from result_aggregator_service.contracts.enums import FINAL_STATUSES, BatchStatus
 from result_aggregator_service.contracts.published import BatchAssessmentCompleted, BatchResultsReady
+from result_aggregator_service.contracts.topics import BATCH_ESSAYS_REGISTERED
 from result_aggregator_service.domain.announcements import (
     Announcement,
     announcement_id,
@@ -125,10 +125,10 @@ def registered_once(history: list[Event]) -> list[Event]:
     seen: set[str] = set()
     kept: list[Event] = []
     for said in history:
-        if isinstance(said.payload, consumed.BatchEssaysRegistered):
-            if said.payload.entity_id in seen:
+        if said.topic == BATCH_ESSAYS_REGISTERED:
+            if said.payload["entity_id"] in seen:
                 continue
-            seen.add(said.payload.entity_id)
+            seen.add(said.payload["entity_id"])
         kept.append(said)
     return kept
 

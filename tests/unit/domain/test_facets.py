@@ -1,15 +1,20 @@
 """What each message states, and which of two messages about the same fact holds."""
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 import pytest
 
-from result_aggregator_service.contracts import consumed
+from result_aggregator_service.contracts import consumed, topics
 from result_aggregator_service.contracts.enums import Phase, ProcessingStage
 from result_aggregator_service.domain.event import Clock, Event
 from result_aggregator_service.domain.facets import BATCH_FACETS, ESSAY_FACETS, Registration, later
 from result_aggregator_service.domain.fold import FOLDS, fold, results_by_phase, stage
 from tests.samples import CONSUMED_NAMES
+from tests.samples import consumed as consumed_sample
+from tests.unit.contracts.wire import Record, decoded, is_bad
 from tests.unit.domain import messages as say
 from tests.unit.domain.messages import sample, time
 from tests.unit.domain.model import ReadModel, read_model
@@ -60,7 +65,8 @@ def test_the_same_fact_heard_twice_is_the_one_that_is_known() -> None:
 
 
 def test_a_facet_is_replaced_as_a_whole() -> None:
-    event = say.event(consumed.EssaySlotAssigned(batch_id="b", essay_id="e1", text_storage_id="bare"), at=11)
+    bare = consumed.EssaySlotAssigned(batch_id="b", essay_id="e1", text_storage_id="bare")
+    event = say.event(topics.ESSAY_SLOT_ASSIGNED, bare, at=11)
     file = both_ways(say.slot("e1", at=10), event).essay("e1").file
     assert file is not None
     assert (file.text_storage_id, file.upload_id, file.name) == ("bare", None, None)
@@ -333,12 +339,14 @@ def test_errors_are_counted_for_each_hundred_words() -> None:
 
 
 def test_nlp_may_name_its_batch_in_either_of_two_places() -> None:
-    metrics = consumed.NlpMetrics()
-    inside = consumed.NlpProcessingMetadata(batch_id="inside")
-    by_metadata = consumed.EssayNlpCompleted(essay_id="e1", nlp_metrics=metrics, processing_metadata=inside)
-    by_parent = by_metadata.model_copy(update={"parent_id": "parent"})
-    assert read_model(say.event(by_metadata, 1)).essay("e1").batch_id == "inside"
-    assert read_model(say.event(by_parent, 1)).essay("e1").batch_id == "parent"
+    by_metadata: consumed.EssayNlpCompleted = {
+        "essay_id": "e1",
+        "nlp_metrics": {},
+        "processing_metadata": {"batch_id": "inside"},
+    }
+    by_parent: consumed.EssayNlpCompleted = {**by_metadata, "parent_id": "parent"}
+    assert read_model(say.event(topics.ESSAY_NLP_COMPLETED, by_metadata, 1)).essay("e1").batch_id == "inside"
+    assert read_model(say.event(topics.ESSAY_NLP_COMPLETED, by_parent, 1)).essay("e1").batch_id == "parent"
 
 
 def test_feedback_gives_its_text_and_details() -> None:
@@ -385,9 +393,62 @@ def test_every_pipeline_end_is_a_fact_of_its_own() -> None:
 # The table.
 
 
-def test_every_payload_has_its_fold() -> None:
-    folded = {type(sample(name).payload) for name in CONSUMED_NAMES}
-    assert set(FOLDS) == folded
+def test_every_topic_has_its_fold() -> None:
+    assert set(FOLDS) == {sample(name).topic for name in CONSUMED_NAMES}
+
+
+# Values that are kept as they are: in them a null is one more thing that was said.
+KEPT_WHOLE = frozenset({"student_prompt_ref", "nlp_metrics", "feedback_details", "additional_metrics", "context"})
+
+
+def fields_of(value: object, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The places of all fields in a message, those of what is kept whole left out."""
+    if isinstance(value, dict):
+        for name, member in value.items():
+            yield (*place, name)
+            if name not in KEPT_WHOLE:
+                yield from fields_of(member, (*place, name))
+    elif isinstance(value, list):
+        for index, member in enumerate(value):
+            yield from fields_of(member, (*place, index))
+
+
+def stated(topic: str, message: Mapping[str, Any]) -> object:
+    """What a message states, to be compared; None if it is bad."""
+    record = Record(topic, json.dumps(message).encode())
+    if is_bad(record):
+        return None
+    facts = fold([decoded(record)])
+    rows = {
+        key: (row.facets, row.heard_at, row.started_at) for key, row in [*facts.batches.items(), *facts.essays.items()]
+    }
+    return rows, facts.outcomes, facts.pipeline_ends, facts.assessments
+
+
+def parent_of(message: Any, place: Sequence[str | int]) -> Any:
+    """The object or list at a place; None if that is null."""
+    for step in place:
+        message = None if message is None else message[step]
+    return message
+
+
+@pytest.mark.parametrize("inner_first", [True, False])
+@pytest.mark.parametrize("name", CONSUMED_NAMES)
+def test_to_leave_a_field_out_is_to_say_null(name: str, inner_first: bool) -> None:
+    """One field after the other, until all that may be is null in the one message and gone from the other."""
+    topic = consumed_sample(name)["event_type"]
+    nulls, bare = consumed_sample(name), consumed_sample(name)
+    places = list(fields_of(consumed_sample(name)))
+    for *place, field in reversed(places) if inner_first else places:
+        if (holder := parent_of(nulls, place)) is None:
+            continue
+        before, holder[field] = holder[field], None
+        if stated(topic, nulls) is None:
+            holder[field] = before
+        else:
+            del parent_of(bare, place)[field]
+            assert stated(topic, bare) == stated(topic, nulls), f"{place}, {field}"
+    assert "metadata" not in bare
 
 
 def test_results_are_counted_by_phase_each_essay_once() -> None:

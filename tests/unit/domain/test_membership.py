@@ -48,7 +48,7 @@ def test_a_batch_has_the_essays_that_its_registration_lists_with_nothing_known_o
         say.nlp("e9", "b"),
         say.feedback("e9"),
     ],
-    ids=lambda message: type(message.payload).__name__,
+    ids=lambda message: message.topic,
 )
 def test_slots_outcomes_and_results_that_name_a_batch_put_their_essay_into_it(message: Event) -> None:
     assert members(in_any_order(say.registered(["e1"]), message)) == ["e1", "e9"]

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from result_aggregator_service.contracts import topics
-from result_aggregator_service.contracts.envelope import Envelope
+from result_aggregator_service.contracts.envelope import PublishedEnvelope
 from result_aggregator_service.domain.announcements import Announcement
 from result_aggregator_service.domain.notification_projector import teacher_notification
 from tests.samples import published
@@ -98,6 +98,6 @@ def test_a_slot_after_the_end_announces_nothing_again() -> None:
 
 def test_an_envelope_holds_its_payload_whole() -> None:
     envelope = by_topic(read_model(*VECTOR))[topics.BATCH_RESULTS_READY].envelope
-    assert isinstance(envelope, Envelope)
+    assert isinstance(envelope, PublishedEnvelope)
     assert isinstance(envelope.data, BaseModel)
     assert envelope.data.model_dump(mode="json") == RESULTS["data"]
