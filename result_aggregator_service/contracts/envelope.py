@@ -33,7 +33,6 @@ class PublishedModel(BaseModel):
     """A model of something that is published."""
 
     model_config = ConfigDict(
-        extra="ignore",
         frozen=True,
         # What is published says every field, those with a default too: so do the schemas.
         json_schema_serialization_defaults_required=True,

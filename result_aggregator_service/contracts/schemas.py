@@ -1,4 +1,4 @@
-"""A JSON Schema for each message, in and out, made from the models: what they accept, and what they write."""
+"""A JSON Schema for each message, in and out, made from their types: what they accept, and what they write."""
 
 from typing import Any
 

@@ -308,14 +308,11 @@ def fold_assessment_result(facts: Facts, event: Event, payload: consumed.Assessm
     rankings = []
     for result in payload["essay_results"]:
         essay_id, rank, score = result["essay_id"], result.get("rank"), result.get("bt_score")
-        if result.get("is_anchor", False):
+        if result.get("is_anchor"):
             batch.anchor_ids.add(essay_id)
             continue
-        grade, confidence, label = (
-            result.get("letter_grade"),
-            result.get("confidence_score"),
-            result.get("confidence_label"),
-        )
+        grade = result.get("letter_grade")
+        confidence, label = result.get("confidence_score"), result.get("confidence_label")
         essay = facts.essay(essay_id, event, placed)
         if rank is not None or score is not None:
             essay.started(event.clock.at)
