@@ -18,7 +18,7 @@ from result_aggregator_service.observability.logging import configure_logging
 from result_aggregator_service.settings import Settings, SettingsError
 
 # For each message of a poll's size: nine polls or so are read and not decoded, where a message is 9 objects that refer
-# to others (counted), and three are decoded and folded, where it is 31. Nearly half as many again for all else.
+# to others (counted), and three are decoded and folded, where it is 23. Two thirds as many again for all else.
 _OBJECTS_OF_POLLS_AT_HAND = 250
 _OBJECTS_AT_LEAST = 100_000
 
