@@ -1,4 +1,4 @@
-"""The AsyncAPI 3 document of the messages, in and out: channels from the topic table, schemas from the models.
+"""The AsyncAPI 3 document of the messages, in and out: channels from the topic table, schemas from their types.
 
 A payload's class says the rest by itself: its docstring what it tells, its configuration an example and who sends it.
 """
@@ -230,10 +230,10 @@ def _headers(event_type: str) -> Object:
 
 
 def examples_of(event_type: str, payload: type[Any], client: Client) -> list[Object]:
-    """Whole messages with their headers, around the examples of the payload's model.
+    """Whole messages with their headers, around the examples of the payload's type.
 
     Raises:
-        LookupError: the model has no example, or does not say who sends it though it is consumed.
+        LookupError: the type has no example, or does not say who sends it though it is consumed.
     """
     about = TypeAdapter(payload).json_schema()
     try:

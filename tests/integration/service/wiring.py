@@ -14,7 +14,6 @@ from dishka import AsyncContainer, Provider, Scope
 from sqlalchemy import text
 
 from result_aggregator_service.consumer.stopping import stop_consumer
-from result_aggregator_service.contracts.fields import wire_time
 from result_aggregator_service.contracts.topics import CONSUMED, PUBLISHED
 from result_aggregator_service.domain.event import Event
 from result_aggregator_service.providers import create_container
@@ -82,18 +81,7 @@ async def value(database: Database, query: str, **parameters: Any) -> Any:
 
 def on_the_wire(event: Event) -> bytes:
     """A message of the tests' own words, as a producer sends it."""
-    envelope = {
-        "event_id": str(event.clock.event_id),
-        "event_type": event.topic,
-        "event_timestamp": wire_time(event.clock.at),
-        "source_service": event.source_service,
-        "schema_version": 1,
-        "correlation_id": str(event.correlation_id),
-        "data_schema_uri": None,
-        "data": as_sent(event),
-        "metadata": None if event.traceparent is None else {"traceparent": event.traceparent},
-    }
-    return json.dumps(envelope).encode()
+    return as_sent(event)
 
 
 class Wire:

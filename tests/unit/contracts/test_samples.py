@@ -9,14 +9,14 @@ from pydantic import BaseModel
 from result_aggregator_service.contracts import topics
 from result_aggregator_service.contracts.envelope import PublishedEnvelope
 from tests import samples
-from tests.unit.contracts.wire import Record, decoded
+from tests.unit.contracts.wire import Record, decoded, has_the_fields_of
 
 
 @pytest.mark.parametrize("name", samples.CONSUMED_NAMES)
 def test_every_consumed_sample_decodes_into_its_payload(name: str) -> None:
     message = samples.consumed(name)
     event = decoded(Record(message["event_type"], samples.consumed_bytes(name)))
-    assert event.topic == message["event_type"]
+    assert has_the_fields_of(event, topics.CONSUMED[message["event_type"]])
     assert str(event.clock.event_id) == message["event_id"]
     assert event.clock.at.isoformat(timespec="microseconds") == message["event_timestamp"].replace("Z", "+00:00")
     assert (event.source_service, str(event.correlation_id)) == (message["source_service"], message["correlation_id"])

@@ -46,6 +46,12 @@ def decoded(record: Record) -> Event:
     return _DECODER.decode(record)
 
 
+def has_the_fields_of(event: Event, kind: Any) -> bool:
+    """Whether a payload names all that its type must name, and nothing that it may not: a dictionary has no type."""
+    required: frozenset[str] = kind.__required_keys__
+    return bool(required <= event.payload.keys() <= required | kind.__optional_keys__)
+
+
 def is_bad(record: Record) -> bool:
     """Whether the message is for quarantine."""
     try:

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from result_aggregator_service.contracts import consumed, topics
 from result_aggregator_service.contracts.enums import BatchStatus, Phase
+from result_aggregator_service.contracts.fields import wire_time
 from result_aggregator_service.domain.event import Clock, Event
 from tests.samples import consumed as consumed_sample
 
@@ -55,13 +56,24 @@ def sample(name: str) -> Event:
     )
 
 
-def as_sent(event: Event) -> dict[str, Any]:
-    """The payload as its producer sends it."""
-    sent: dict[str, Any] = json.loads(json.dumps(event.payload))
-    match sent:
+def as_sent(event: Event) -> bytes:
+    """The message as its producer sends it, envelope and payload."""
+    data = json.loads(json.dumps(event.payload))
+    match data:
         case {"storage_metadata": {"references": {"corrected_text": str(storage_id)} as references}}:
             references["corrected_text"] = {"storage_id": storage_id, "path": ""}
-    return sent
+    envelope = {
+        "event_id": str(event.clock.event_id),
+        "event_type": event.topic,
+        "event_timestamp": wire_time(event.clock.at),
+        "source_service": event.source_service,
+        "schema_version": 1,
+        "correlation_id": str(event.correlation_id),
+        "data_schema_uri": None,
+        "data": data,
+        "metadata": None if event.traceparent is None else {"traceparent": event.traceparent},
+    }
+    return json.dumps(envelope).encode()
 
 
 def registered(

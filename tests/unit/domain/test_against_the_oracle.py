@@ -12,7 +12,6 @@ from demo.verdict import differences
 from demo.wire import Message
 from result_aggregator_service.contracts import topics
 from result_aggregator_service.contracts.enums import Phase
-from result_aggregator_service.contracts.fields import wire_time
 from result_aggregator_service.domain.announcements import results_announcement
 from result_aggregator_service.domain.event import Event
 from tests.hypothesis_profiles import examples
@@ -23,19 +22,7 @@ from tests.unit.domain.model import ReadModel, View, after_polls, read_model
 
 def on_the_wire(event: Event) -> Message:
     """The message as its producer would have sent it."""
-    data = as_sent(event)
-    envelope = {
-        "event_id": str(event.clock.event_id),
-        "event_type": event.topic,
-        "event_timestamp": wire_time(event.clock.at),
-        "source_service": event.source_service,
-        "schema_version": 1,
-        "correlation_id": str(event.correlation_id),
-        "data_schema_uri": None,
-        "data": data,
-        "metadata": {"traceparent": event.traceparent},
-    }
-    return Message(event.topic, b"", json.dumps(envelope).encode(), [])
+    return Message(event.topic, b"", as_sent(event), [])
 
 
 histories = soups() | lives()
