@@ -14,6 +14,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from embedded import EmbeddedPostgres, EmbeddedValkey, ServerError, TcpProxy, free_port
+from tests.listening import listening
 from tests.waiting import eventually
 
 GENEROUS_SECONDS = 20
@@ -43,9 +44,7 @@ class EchoServer:
 @pytest.fixture
 async def echo() -> AsyncIterator[EchoServer]:
     server = EchoServer()
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
-    server.port = listening.sockets[0].getsockname()[1]
-    async with listening:
+    async with listening(server.serve) as server.port:
         yield server
 
 
