@@ -13,30 +13,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import httpx
-from confluent_kafka import KafkaException
-
-from benchmarks import deployment, drain, freshness, growth, memory, outbox, reads, scale_out
-from benchmarks.client import LoadError as ReadLoadError
+from benchmarks import drain, freshness, growth, memory, outbox, reads, scale_out
+from benchmarks.errors import ERRORS
 from benchmarks.finding import Finding, table
 from benchmarks.report import Json, Report, machine, with_figures, write_figures
 from benchmarks.sections import SECTIONS as QUESTIONS
 from benchmarks.stage import Stage, stage
-from benchmarks.worker import LoadError
-from demo.player import PlayerError
-from embedded import ServerError
 
-ERRORS = (
-    ServerError,
-    PlayerError,
-    KafkaException,
-    LoadError,
-    ReadLoadError,
-    deployment.BenchmarkError,
-    outbox.BenchmarkError,
-    reads.BenchmarkError,
-    httpx.HTTPError,
-)
 _PACKAGES = ("aiokafka", "asyncpg", "httptools", "pydantic", "quart", "redis", "sqlalchemy", "uvicorn")
 
 #: Shows its table beside what an earlier run found, and returns what is to be kept.

@@ -1,4 +1,4 @@
-"""The load: HTTP/1.1 over kept connections, from a process of its own. Status and length of every answer are checked.
+"""The load of the reads: HTTP/1.1 over kept connections. Status and length of every answer are checked.
 
 Written for this, because a general client costs more for each request than the service does.
 """
@@ -9,24 +9,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Self
 
-from benchmarks.figures import percentile
+from benchmarks.errors import LoadError
+from benchmarks.worker import Order, Took
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 _WITHOUT_BODY = (204, 304)
 _SECONDS_TO_ANSWER = 60.0
 
 
-class LoadError(RuntimeError):
-    """An answer was not the expected one, or did not come; the text begins with the first of the paths."""
-
-
 @dataclass(frozen=True, slots=True)
-class Load:
+class Load(Order):
     """What to ask, and what every answer must be. `requests` are paths with their headers; they are asked in turn, on
     each connection one after another.
     """
@@ -39,60 +32,19 @@ class Load:
     status: int
     length: int
 
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What came of a load: the number of answers, the time until the last, and percentiles of latency, in seconds."""
-
-    requests: int
-    seconds: float
-    p50: float
-    p99: float
-
-
-class LoadClient:
-    """A process that puts loads on servers. It ends with the one that started it."""
-
-    def __enter__(self) -> Self:
-        context = get_context("spawn")
-        self._orders, orders = context.Pipe()
-        self._process = context.Process(target=_serve, args=(orders,), name="load client", daemon=True)
-        self._process.start()
-        orders.close()
-        return self
-
-    def put(self, load: Load) -> Answered:
-        """Put a load on a server; returns when its last answer has come.
+    async def run(self) -> Took:
+        """Ask; done when the last answer has come.
 
         Raises:
-            LoadError: an answer was not the expected one, or did not come.
+            LoadError: an answer was not the expected one, or did not come; the text begins with the first of the paths.
         """
-        self._orders.send(load)
-        outcome = self._orders.recv()
-        if isinstance(outcome, Answered):
-            return outcome
-        raise LoadError(outcome)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._orders.close()
-        self._process.join()
-
-
-def _serve(orders: Connection) -> None:
-    while True:
         try:
-            load: Load = orders.recv()
-        except EOFError:
-            return
-        try:
-            orders.send(asyncio.run(_put(load)))
+            return await _asked(self)
         except (LoadError, OSError, TimeoutError) as error:
-            orders.send(f"{load.requests[0][0]}: {type(error).__name__}: {error}")
+            raise LoadError(f"{self.requests[0][0]}: {type(error).__name__}: {error}") from error
 
 
-async def _put(load: Load) -> Answered:
+async def _asked(load: Load) -> Took:
     loop = asyncio.get_running_loop()
     run = _Run(load, cycle([_request(load, path, headers) for path, headers in load.requests]))
     connections = []
@@ -105,13 +57,7 @@ async def _put(load: Load) -> Answered:
         connection.ask()
     async with asyncio.timeout(load.seconds + _SECONDS_TO_ANSWER):
         await asyncio.gather(*(connection.done for connection in connections))
-    run.latencies.sort()
-    return Answered(
-        requests=len(run.latencies),
-        seconds=time.perf_counter() - started,
-        p50=percentile(run.latencies, 50),
-        p99=percentile(run.latencies, 99),
-    )
+    return Took(len(run.latencies), time.perf_counter() - started, sorted(run.latencies))
 
 
 def _request(load: Load, path: str, headers: Mapping[str, str]) -> bytes:

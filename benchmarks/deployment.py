@@ -20,6 +20,7 @@ from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaExcep
 from confluent_kafka.admin import AdminClient
 from redis import Redis
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.stage import Stage, cpu_seconds
 from demo.player import Player
 from demo.stage import ServiceProcess
@@ -40,10 +41,6 @@ _ENTERED = "SELECT count(*) AS events, extract(epoch FROM max(processed_at))::fl
 
 #: Offsets by topic and partition.
 Offsets = Mapping[tuple[str, int], int]
-
-
-class BenchmarkError(RuntimeError):
-    """The service does not do what was to be measured."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,17 +19,16 @@ from pathlib import Path
 
 import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from confluent_kafka import KafkaException
 
-from benchmarks.deployment import BenchmarkError, Deployment, Offsets, TakenIn, deployed, topic_ends
+from benchmarks.deployment import Deployment, Offsets, TakenIn, deployed, topic_ends
+from benchmarks.errors import ERRORS
 from benchmarks.finding import Finding, Findings, table
 from benchmarks.report import Terminal, write_figures
 from benchmarks.stage import GROUP_ID, Stage, stage
 from benchmarks.steady import Produce
-from benchmarks.worker import LoadError, Worker
-from demo.player import Player, PlayerError
+from benchmarks.worker import Worker
+from demo.player import Player
 from demo.traffic import traffic
-from embedded import ServerError
 
 _SEED = 1
 _EVENTS_OF_A_BATCH = 80  # at the least
@@ -226,7 +225,7 @@ def main() -> int:
             with servers.service():
                 pass  # it makes the topics, with the partitions they come with
             found = drained(servers, length, settings, report)
-    except (ServerError, PlayerError, KafkaException, LoadError, BenchmarkError) as error:
+    except ERRORS as error:
         report.fail(f"{type(error).__name__}: {error}")
         return 1
     report.show(table("drain", found, before))

@@ -17,19 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import httpx
 from rich.box import MARKDOWN
 from rich.table import Table
 
+from benchmarks.errors import ERRORS, BenchmarkError
 from benchmarks.figures import Spread
 from benchmarks.outbox_load import Fill, KeepWaiting, Offer, Produce, Row
 from benchmarks.read_model import ReadModel
 from benchmarks.report import Json, Terminal, spread, write_figures
 from benchmarks.stage import GROUP_ID, Stage, cpu_seconds, stage
-from benchmarks.worker import LoadError, Took, Worker
-from demo.player import Player, PlayerError
+from benchmarks.worker import Took, Worker
+from demo.player import Player
 from demo.stage import ServiceProcess
-from embedded import ServerError
 
 _ESSAYS = 30
 _ANNOUNCED = 4  # of a batch: its assessment, its results, and what its teacher is told of each
@@ -53,10 +52,6 @@ SELECT extract(epoch FROM published_at - created_at)::float8 AS latency,
        published_at > inserted AS waited
 FROM taken ORDER BY latency
 """
-
-
-class BenchmarkError(RuntimeError):
-    """The service does not do what was to be measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +357,7 @@ def main() -> int:
     before: list[Any] = [] if arguments.baseline is None else json.loads(arguments.baseline.read_text())["measured"]
     try:
         found = run(length, arguments.batch_size, arguments.rows, report)
-    except (ServerError, PlayerError, LoadError, BenchmarkError, httpx.HTTPError) as error:
+    except ERRORS as error:
         report.fail(f"{type(error).__name__}: {error}")
         return 1
     show(report, found, before)

@@ -22,17 +22,15 @@ from pathlib import Path
 
 import asyncpg
 import httpx
-from confluent_kafka import KafkaException
 from redis import Redis
 
-from benchmarks.deployment import BenchmarkError, Deployment, ask, copied_database, deployed, execute
+from benchmarks.deployment import Deployment, ask, copied_database, deployed, execute
+from benchmarks.errors import ERRORS, BenchmarkError
 from benchmarks.growth import ESSAYS, Filled, filled_database
 from benchmarks.report import Terminal
 from benchmarks.sections import BATCHES
 from benchmarks.stage import Stage, stage
-from demo.player import PlayerError
 from demo.traffic import traffic
-from embedded import ServerError
 
 _LOG = {"logging_collector": "on", "log_destination": "jsonlog", "log_rotation_age": "0", "log_rotation_size": "0"}
 _SERVICE = "result-aggregator-service"  # the connections that say so are the service's
@@ -295,7 +293,7 @@ def main() -> int:
             with servers.service():
                 pass  # it makes the topics, with the partitions they come with
             plans, statistics = measure(servers, arguments.quick, report)
-    except (ServerError, PlayerError, KafkaException, BenchmarkError, httpx.HTTPError, asyncpg.PostgresError) as error:
+    except ERRORS as error:
         report.fail(f"{type(error).__name__}: {error}")
         return 1
     if arguments.markdown is not None:

@@ -14,17 +14,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from confluent_kafka import KafkaException
 from rich.box import MARKDOWN
 from rich.table import Table
 
-from benchmarks.deployment import BenchmarkError, deployed
+from benchmarks.deployment import deployed
 from benchmarks.drain import produced
+from benchmarks.errors import ERRORS, BenchmarkError
 from benchmarks.report import Terminal
 from benchmarks.stage import cpu_seconds, stage
-from demo.player import PlayerError
 from demo.stage import ServiceProcess
-from embedded import ServerError
 
 _LOOKS_A_SECOND = 100
 _WARM_UP_SECONDS = 2.0
@@ -119,7 +117,7 @@ def main() -> int:
                     raise BenchmarkError("the backlog was taken in before the time was over: use more --messages")
             with deployed(servers, begin=backlog.begin) as deployment:
                 taken = deployment.take_in_backlog(backlog.messages)
-    except (ServerError, PlayerError, KafkaException, BenchmarkError, OSError) as error:
+    except ERRORS as error:
         report.fail(f"{type(error).__name__}: {error}")
         return 1
     _show(report, found, at_work, taken.cpu_per_1000.service)

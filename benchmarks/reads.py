@@ -18,25 +18,23 @@ import httpx
 from redis import Redis
 
 from benchmarks import bare
-from benchmarks.client import Load, LoadClient, LoadError
+from benchmarks.client import Load
+from benchmarks.errors import ERRORS, BenchmarkError
 from benchmarks.figures import Figures, Slice, ratio
 from benchmarks.read_model import ReadModel, Teacher
 from benchmarks.report import PACKAGES, Measured, Report, read_figures, write_figures
 from benchmarks.sections import BATCHES, SECTIONS, Cache, Population, Section
 from benchmarks.stage import GROUP_ID, BareProcess, Stage, cpu_seconds, stage
-from demo.player import Player, PlayerError
+from benchmarks.worker import Worker
+from demo.player import Player
 from demo.stage import ServiceProcess
-from embedded import ServerError, ServerProcess
+from embedded import ServerProcess
 from embedded.process import LOOPBACK
 
 _FOLD_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 #: Of the requests of a section that is about hits (or misses), how many may be something else.
 _STRAY = 0.01
-
-
-class BenchmarkError(RuntimeError):
-    """The service does not do what was to be measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +89,12 @@ class Reads:
     """Measures sections on one running service."""
 
     def __init__(
-        self, running: Stage, service: ServiceProcess, client: LoadClient, population: Population, report: Report
+        self, running: Stage, service: ServiceProcess, worker: Worker, population: Population, report: Report
     ) -> None:
         self._running = running
         self._report = report
         self._service = service
-        self._client = client
+        self._worker = worker
         self._population = population
         self._http = running.api(service)
 
@@ -171,7 +169,7 @@ class Reads:
         if server is not self._service:
             requests = [(f"/{SECTIONS.index(question.section)}", headers) for _, headers in requests]
         cpu_before = cpu_seconds(server)
-        answered = self._client.put(
+        took = self._worker.put(
             Load(
                 host=LOOPBACK,
                 port=server.port,
@@ -183,7 +181,7 @@ class Reads:
             )
         )
         used = cpu_seconds(server) - cpu_before
-        return Slice(answered.requests, answered.seconds, answered.p50, answered.p99, used)
+        return Slice(took.rows, took.seconds, took.percentile(50), took.percentile(99), used)
 
     def _bring_about(self, question: Question) -> None:
         """Let the cache hold what the section says."""
@@ -242,7 +240,7 @@ def run(sections: Sequence[Section], length: Length, report: Report) -> list[Mea
     with ExitStack() as running:
         report.say("Starting the servers ...")
         servers = running.enter_context(stage())
-        client = running.enter_context(LoadClient())
+        worker = running.enter_context(Worker())
         with servers.service() as service:
             report.say(f"Filling the read model: a teacher of {length.many} batches among others ...")
             population = _populate(servers, service, length)
@@ -251,7 +249,7 @@ def run(sections: Sequence[Section], length: Length, report: Report) -> list[Mea
             ({"CACHE_ENABLED": "false"}, [section for section in sections if section.cache is Cache.OFF]),
         ):
             if some:
-                found += _measure(servers, settings, client, population, some, length, report)
+                found += _measure(servers, settings, worker, population, some, length, report)
     return found
 
 
@@ -287,14 +285,14 @@ def _wait_until_finished(api: httpx.Client, teacher: Teacher) -> None:
 def _measure(
     servers: Stage,
     settings: Mapping[str, str],
-    client: LoadClient,
+    worker: Worker,
     population: Population,
     sections: Sequence[Section],
     length: Length,
     report: Report,
 ) -> list[Measured]:
     report.say(f"Measuring {len(sections)} sections; settings: {dict(settings) or 'the defaults'}")
-    with servers.service(**settings) as service, Reads(servers, service, client, population, report) as reads:
+    with servers.service(**settings) as service, Reads(servers, service, worker, population, report) as reads:
         questions = [reads.ask(section) for section in sections]
         answers = {str(SECTIONS.index(each.section)): each.answer for each in questions}
         with BareProcess(servers.folder / "bare", answers) as beside:
@@ -310,7 +308,7 @@ def main() -> int:
     before = None if arguments.baseline is None else read_figures(arguments.baseline)
     try:
         found = run(chosen, length, report)
-    except (ServerError, PlayerError, LoadError, BenchmarkError, httpx.HTTPError) as error:
+    except ERRORS as error:
         report.fail(f"{type(error).__name__}: {error}")
         return 1
     report.table(found, before)

@@ -12,7 +12,8 @@ from typing import Self
 
 from confluent_kafka import KafkaException, Producer
 
-from benchmarks.worker import LoadError, Order, Took
+from benchmarks.errors import LoadError
+from benchmarks.worker import Order, Took
 from demo.batch import SECOND, Batch
 from demo.traffic import traffic
 from demo.wire import Message

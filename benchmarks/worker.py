@@ -12,13 +12,10 @@ from typing import Self
 import asyncpg
 from aiokafka.errors import KafkaError
 
+from benchmarks.errors import LoadError
 from benchmarks.figures import percentile
 
 _TIMEOUT_SECONDS = 120.0
-
-
-class LoadError(RuntimeError):
-    """A load could not be put on; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
