@@ -6,8 +6,6 @@ speaks to PostgreSQL's clients as PostgreSQL does. What is tested is the client'
 
 import asyncio
 import contextlib
-import gc
-import socket
 import ssl
 import sys
 from asyncio.subprocess import PIPE
@@ -39,7 +37,6 @@ from structlog.testing import capture_logs
 from embedded import ApacheKafka, server_folder
 from embedded.process import LOOPBACK, free_port, plain_environment
 from result_aggregator_service.cache.guarded_redis import create_redis_client
-from result_aggregator_service.settings import Settings
 from result_aggregator_service.storage.engine import connect_directly
 from tests.integration.service.process import ServiceProcess
 from tests.integration.service.wiring import KEY, Wire, settings_for
@@ -368,9 +365,13 @@ async def test_kafka_refuses_a_client_without_a_certificate_and_the_log_says_so(
         kafka_security_protocol="SSL",
         kafka_ssl_ca_file=certificates.authority,
     )
-    with capture_logs() as logs, pytest.raises(KafkaError):
-        async with started_producer(settings):
-            pass
+    producer = AIOKafkaProducer(**settings.kafka_client_options())
+    with capture_logs() as logs:
+        try:
+            with pytest.raises(KafkaError):
+                await producer.start()
+        finally:
+            await producer.stop()
     refused = next(line for line in logs if line["event"] == "certificate_not_taken")
     assert refused["host"] == "localhost"
     assert "CERTIFICATE" in refused["reason"]
@@ -393,40 +394,17 @@ async def test_a_password_opens_kafka_over_tls_and_a_wrong_one_does_not(
             kafka_sasl_password=password,
             kafka_ssl_ca_file=certificates.authority,
         )
+        producer = AIOKafkaProducer(**settings.kafka_client_options())
         try:
-            async with started_producer(settings):
-                return True
+            await producer.start()
         except KafkaError:
             return False
+        finally:
+            await producer.stop()
+        return True
 
     await eventually(lambda: opens(PASSWORD), within=60)  # a broker hears of a password after its controller
     assert not await opens("another")
-
-
-@asynccontextmanager
-async def started_producer(settings: Settings) -> AsyncIterator[None]:
-    """Afterwards its connections are closed: with TLS they stay open until the broker has taken leave, too.
-
-    Its `stop` does not wait for that, and what is open when the event loop ends is a leak.
-    """
-    producer = AIOKafkaProducer(**settings.kafka_client_options())
-    try:
-        await producer.start()
-        yield
-    finally:
-        await producer.stop()
-        port = int(settings.kafka_bootstrap_servers.rpartition(":")[2])
-        await eventually(lambda: not _is_connected_to(port), within=40)  # longer than asyncio waits for a leave
-
-
-def _is_connected_to(port: int) -> bool:
-    """Whether a socket of this process is."""
-    sockets = [each for each in gc.get_objects() if isinstance(each, socket.socket) and each.family == socket.AF_INET]
-    for each in sockets:
-        with contextlib.suppress(OSError):  # closed, or not connected
-            if each.getpeername()[1] == port:
-                return True
-    return False
 
 
 def _give_password(bootstrap_servers: str) -> None:
